@@ -1,0 +1,73 @@
+"""The receive buffer: bounded, and O(1) for each octet however the octets are cut."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from .errors import LocalProtocolError
+
+MAX_BUFFER_OCTETS: Final = 1 << 18  # ours: several reads of 64 KiB; the core never needs more than a line of it
+
+# RFC 5321 4.5.3.1.4 asks for 512 at least, and extensions add to it (SIZE 26, 8BITMIME 17, SMTPUTF8 10, DSN 500 and
+# 100). One limit above their sum is what Postfix takes as well (line_length_limit, 2048).
+MAX_COMMAND_OCTETS: Final = 2048
+
+
+@final
+class ReceiveBuffer:
+    """Octets that were received and not yet used."""
+
+    __slots__ = ("_data", "_searched")
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._searched = 0  # no CRLF begins before this offset
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def append(self, data: bytes) -> None:
+        """Add octets. Raises LocalProtocolError when the embedder reads on though nobody takes them."""
+        if len(self._data) + len(data) > MAX_BUFFER_OCTETS:
+            raise LocalProtocolError(f"more than {MAX_BUFFER_OCTETS} octets received and not used")
+        self._data += data
+
+    def find_line_end(self) -> int | None:
+        """The offset of the first CRLF, or None. Octets searched once are not searched again."""
+        found = self._data.find(b"\r\n", self._searched)
+        if found < 0:
+            self._searched = max(len(self._data) - 1, 0)
+            return None
+        self._searched = found
+        return found
+
+    def find(self, needle: bytes) -> int | None:
+        """The offset of ``needle``, or None."""
+        found = self._data.find(needle)
+        return None if found < 0 else found
+
+    def startswith(self, prefix: bytes) -> bool:
+        """Whether the unused octets begin so."""
+        return self._data.startswith(prefix)
+
+    def is_prefix_of(self, text: bytes) -> bool:
+        """Whether more octets are needed to tell the unused ones from ``text``."""
+        return text.startswith(bytes(self._data[: len(text) + 1]))
+
+    def endswith(self, suffix: bytes) -> bool:
+        """Whether the unused octets end so."""
+        return self._data.endswith(suffix)
+
+    def take(self, octets: int) -> bytes:
+        """Remove and return the first ``octets`` (fewer when there are fewer)."""
+        with memoryview(self._data) as view:
+            taken = bytes(view[:octets])
+        self.drop(octets)
+        return taken
+
+    def drop(self, octets: int) -> int:
+        """Remove the first ``octets`` (fewer when there are fewer); returns how many were removed."""
+        dropped = min(octets, len(self._data))
+        del self._data[:dropped]
+        self._searched = max(self._searched - dropped, 0)
+        return dropped

@@ -1,0 +1,70 @@
+"""Every reply that the core gives of its own accord, and those an embedder is likely to need.
+
+Replies are chosen from here, never put together where they are sent. The comment names the source of the code.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .replies import EnhancedCode, Reply
+
+
+def _reply(code: int, enhanced: str, text: str) -> Reply:
+    klass, subject, detail = (int(part) for part in enhanced.split("."))
+    return Reply(code, EnhancedCode(klass, subject, detail), (text,))
+
+
+# What goes well
+BYE: Final = _reply(221, "2.0.0", "Bye")
+OK: Final = _reply(250, "2.0.0", "OK")
+RESET_OK: Final = _reply(250, "2.0.0", "Reset")
+SENDER_OK: Final = _reply(250, "2.1.0", "Sender OK")
+RECIPIENT_OK: Final = _reply(250, "2.1.5", "Recipient OK")
+CANNOT_VERIFY: Final = _reply(252, "2.5.2", "Cannot verify the user; send mail and find out")  # RFC 5321 3.5.3
+HELP: Final = _reply(214, "2.0.0", "See RFC 5321")
+START_DATA: Final = Reply(354, None, ("End data with <CR><LF>.<CR><LF>",))
+
+# The client's mistakes: 500 to 504 and 555 count as bad commands
+SYNTAX_ERROR: Final = _reply(500, "5.5.2", "Syntax error")
+UNKNOWN_COMMAND: Final = _reply(500, "5.5.1", "Command not recognised")
+LINE_TOO_LONG: Final = _reply(500, "5.5.2", "Line too long")
+BARE_NEWLINE_IN_COMMAND: Final = _reply(500, "5.5.2", "Only CR LF ends a command")  # RFC 5321 2.3.8
+BAD_ARGUMENTS: Final = _reply(501, "5.5.4", "Syntax error in parameters or arguments")
+NO_ARGUMENTS: Final = _reply(501, "5.5.4", "The command takes no arguments")
+BAD_GREETING_NAME: Final = _reply(501, "5.5.4", "A host name or an address literal is needed")
+BAD_SENDER: Final = _reply(501, "5.1.7", "Bad sender address syntax")
+BAD_RECIPIENT: Final = _reply(501, "5.1.3", "Bad recipient address syntax")
+BAD_PARAMETER_VALUE: Final = _reply(501, "5.5.4", "Bad parameter value")
+DOUBLED_PARAMETER: Final = _reply(501, "5.5.4", "A parameter was given twice")
+UNKNOWN_PARAMETER: Final = _reply(555, "5.5.4", "Parameter not recognised or not implemented")
+NOT_OFFERED: Final = _reply(502, "5.5.1", "Command not implemented")
+BAD_CHUNK_SIZE: Final = _reply(501, "5.5.4", "Bad chunk size")
+BAD_SEQUENCE: Final = _reply(503, "5.5.1", "Bad sequence of commands")
+GREET_FIRST: Final = _reply(503, "5.5.1", "Say hello first")
+NESTED_MAIL: Final = _reply(503, "5.5.1", "A mail transaction is under way")
+NEED_MAIL: Final = _reply(503, "5.5.1", "MAIL comes first")
+NEED_RECIPIENTS: Final = _reply(503, "5.5.1", "No valid recipients")
+NO_SERVICE_HERE: Final = _reply(503, "5.5.1", "No service here; say QUIT")  # RFC 5321 3.1, after a 554 greeting
+
+# Limits and policy of the core
+MESSAGE_TOO_BIG: Final = _reply(552, "5.3.4", "Message too big")  # RFC 1870 6.1
+TOO_MANY_RECIPIENTS: Final = _reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
+NEED_SMTPUTF8: Final = _reply(553, "5.6.7", "Non-ASCII addresses need SMTPUTF8")  # RFC 6531 3.5
+BARE_NEWLINE: Final = _reply(550, "5.5.2", "Message holds a bare CR or LF")
+BARE_NEWLINE_CLOSE: Final = _reply(521, "5.5.2", "Message holds a bare CR or LF; closing")
+TOO_MANY_BAD_COMMANDS: Final = _reply(421, "4.7.0", "Too many bad commands; closing")
+TOO_MANY_REFUSED_RECIPIENTS: Final = _reply(421, "4.7.0", "Too many refused recipients; closing")
+TOO_MANY_MESSAGES: Final = _reply(421, "4.7.0", "Too many messages on one connection; closing")
+NOT_SMTP: Final = _reply(421, "4.7.0", "This is not SMTP; closing")
+
+# For embedders
+TIMED_OUT: Final = _reply(421, "4.4.2", "Timed out waiting for you; closing")
+TOO_SLOW: Final = _reply(421, "4.4.2", "Data comes too slowly; closing")
+SHUTTING_DOWN: Final = _reply(421, "4.3.2", "Shutting down; try again later")
+TOO_MANY_CONNECTIONS: Final = _reply(421, "4.7.0", "Too many connections; try again later")
+LOCAL_ERROR: Final = _reply(451, "4.3.0", "Local error; try again later")
+INSUFFICIENT_STORAGE: Final = _reply(452, "4.3.1", "Insufficient storage; try again later")
+RELAY_DENIED: Final = _reply(550, "5.7.1", "Relaying denied")
+NO_SUCH_USER: Final = _reply(550, "5.1.1", "No such user")
+MAIL_LOOP: Final = _reply(554, "5.4.6", "Too many hops")

@@ -1,0 +1,24 @@
+"""The error taxonomy of the SMTP core: nothing else ever escapes from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .replies import Reply
+
+
+class ProtocolError(Exception):
+    """Base of the two errors that the core raises."""
+
+
+class LocalProtocolError(ProtocolError):
+    """The embedder broke the rules: an answer nobody waits for, an impossible reply, a buffer overrun."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The client's stream can no longer be followed. Send ``reply`` to it, then close the connection."""
+
+    def __init__(self, message: str, *, reply: Reply) -> None:
+        super().__init__(message)
+        self.reply = reply

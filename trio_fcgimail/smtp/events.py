@@ -1,0 +1,143 @@
+"""What the core tells its embedder, and what the embedder owes in return.
+
+Two kinds: those to be *answered* (``Answerable``), before which ``next_event`` gives ``PAUSED``; and those that the
+core has settled by itself, whose ``to_send`` holds the reply that is to be written, in the order of the events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, final
+
+from .address import Mailbox
+from .commands import BodyType
+from .options import GreetingWord
+from .replies import Reply
+from .state import Verb
+
+
+class Signal(Enum):
+    """What ``next_event`` returns when there is no event."""
+
+    NEED_DATA = "call receive_data() first"
+    PAUSED = "answer the last event first"
+
+
+NEED_DATA: Final[Literal[Signal.NEED_DATA]] = Signal.NEED_DATA
+PAUSED: Final[Literal[Signal.PAUSED]] = Signal.PAUSED
+
+
+class CloseReason(Enum):
+    """Why there is nothing more to come."""
+
+    QUIT = "the client said QUIT"
+    EOF = "the client closed"
+    REPLY = "a reply of 421 or 521 closed"
+    ERROR = "the stream could not be followed"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The first event: nobody was greeted yet. accept() sends the banner; reject() with 554 or 421 turns away."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """HELO, EHLO or LHLO (RFC 5321 4.1.1.1). Once accepted, a transaction under way is over: forget its envelope."""
+
+    word: GreetingWord
+    domain: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailFrom:
+    """MAIL (RFC 5321 4.1.1.2) that the grammar and the limits let pass."""
+
+    path: Mailbox | None  # None for <>
+    declared_octets: int | None  # SIZE=, RFC 1870; None when absent; never above the limit
+    body: BodyType | None
+    smtputf8: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RcptTo:
+    """RCPT (RFC 5321 4.1.1.3) that the grammar and the limits let pass. The order of accepted ones is LMTP's."""
+
+    path: Mailbox
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DataBegun:
+    """DATA (RFC 5321 4.1.1.4) with at least one accepted recipient. accept() sends 354."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MessageChunk:
+    """A piece of the message: dots unstuffed, CRLF kept and never split. Needs no answer."""
+
+    data: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MessageEnd:
+    """The whole message was seen. accept() takes it, and only now is it ours; reject() does not."""
+
+    octets: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MessageRefused:
+    """The whole message was read and refused by the core: too big, or a bare CR or LF in it. Forget its chunks."""
+
+    reply: Reply
+    to_send: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TransactionReset:
+    """RSET (RFC 5321 4.1.1.5), answered. Forget the envelope."""
+
+    to_send: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CommandAnswered:
+    """NOOP, HELP, VRFY, EXPN or QUIT, answered; nothing changed but by QUIT."""
+
+    verb: Verb
+    reply: Reply
+    to_send: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CommandRejected:
+    """The client's mistake or a limit, answered. Nothing changed, unless the reply closes."""
+
+    verb: Verb
+    reply: Reply
+    to_send: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    """Nothing follows. Close the connection; a transaction under way has come to nothing."""
+
+    reason: CloseReason
+
+
+Answerable = Connected | Hello | MailFrom | RcptTo | DataBegun | MessageEnd
+Settled = MessageChunk | MessageRefused | TransactionReset | CommandAnswered | CommandRejected | ConnectionClosed
+Event = Answerable | Settled

@@ -1,0 +1,79 @@
+"""The pieces of RFC 5321 4.1.2 and 4.1.3 as regular expressions, each under the name of its rule.
+
+All work on text that was decoded as UTF-8: RFC 6531 3.3 adds UTF8-non-ascii to atoms, quoted strings and domains.
+Controls of any kind are never part of it, so that nothing parsed here can break a line anywhere else. Every
+expression is free of nested repetition over the same characters: matching is linear.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+# C1 controls (U+0080..9F) and the line ends U+2028 and U+2029 are left out of what RFC 6531 would allow.
+_UTF8_NON_ASCII: Final = r"\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff"
+
+_ATEXT: Final = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_UTF8_NON_ASCII}-]"
+_DOT_STRING: Final = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
+_QTEXT: Final = rf"[\x20\x21\x23-\x5b\x5d-\x7e{_UTF8_NON_ASCII}]"
+_QUOTED_STRING: Final = rf'"(?:{_QTEXT}|\\[\x20-\x7e])*"'
+_LET_DIG: Final = rf"[A-Za-z0-9{_UTF8_NON_ASCII}]"
+_SUB_DOMAIN: Final = rf"{_LET_DIG}(?:[A-Za-z0-9{_UTF8_NON_ASCII}-]*{_LET_DIG})?"
+_DOMAIN: Final = rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*"
+_ADDRESS_LITERAL: Final = r"\[[\x21-\x5a\x5e-\x7e]+\]"
+_AT_DOMAIN: Final = rf"@(?:{_DOMAIN}|{_ADDRESS_LITERAL})"
+
+DOT_STRING: Final = re.compile(_DOT_STRING)
+DOMAIN: Final = re.compile(_DOMAIN)
+MAILBOX: Final = re.compile(
+    rf"(?:(?P<dot>{_DOT_STRING})|(?P<quoted>{_QUOTED_STRING}))@(?P<domain>{_DOMAIN}|{_ADDRESS_LITERAL})"
+)
+A_D_L: Final = re.compile(rf"{_AT_DOMAIN}(?:,{_AT_DOMAIN})*:")  # a source route, to be ignored: RFC 5321 appendix C
+POSTMASTER: Final = re.compile(r"postmaster", re.IGNORECASE)
+LOCAL_PART_MEANING: Final = re.compile(rf"[\x20-\x7e{_UTF8_NON_ASCII}]*")  # what a Quoted-string can say
+QUOTED_PAIR: Final = re.compile(r"\\(.)")
+
+ESMTP_PARAMETER: Final = re.compile(
+    rf"(?P<keyword>[A-Za-z0-9][A-Za-z0-9-]*)(?:=(?P<value>[\x21-\x3c\x3e-\x7e{_UTF8_NON_ASCII}]+))?"
+)
+SIZE_VALUE: Final = re.compile(r"[0-9]{1,20}", re.ASCII)  # RFC 1870 4
+
+# What senders really put behind HELO: names with underscores, literals, all sorts. Nothing that could be taken for
+# a comment, a quotation or an address in a trace header.
+GREETING_NAME: Final = re.compile(r"[\x21#-'*+./0-9:=?A-Z\[\]^_`a-z{|}~-]+")
+
+# The end of a path: the first ">" outside a quoted string, or the end of the text when there is none.
+PATH_TOKEN: Final = re.compile(r'<(?:[^"<>]|"(?:[^"\\]|\\.)*")*>')
+
+MAX_LOCAL_PART_OCTETS: Final = 64  # RFC 5321 4.5.3.1.1
+MAX_DOMAIN_OCTETS: Final = 255  # RFC 5321 4.5.3.1.2
+MAX_PATH_OCTETS: Final = 256  # RFC 5321 4.5.3.1.3, "<" and ">" included
+MAX_LABEL_OCTETS: Final = 63  # RFC 1035 2.3.4
+_GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[\x21-\x5a\x5e-\x7e]+")
+
+
+def is_domain(text: str) -> bool:
+    """Whether ``text`` is a Domain of RFC 5321 4.1.2 whose labels and whole fit the DNS."""
+    return (
+        DOMAIN.fullmatch(text) is not None
+        and len(text.encode()) <= MAX_DOMAIN_OCTETS
+        and all(len(label.encode()) <= MAX_LABEL_OCTETS for label in text.split("."))
+    )
+
+
+def is_address_literal(text: str) -> bool:
+    """Whether ``text`` is an address-literal of RFC 5321 4.1.3, brackets included, with a valid address inside."""
+    if not (text.startswith("[") and text.endswith("]")) or len(text) > MAX_DOMAIN_OCTETS:
+        return False
+    inside = text[1:-1]
+    try:
+        if inside[:5].lower() == "ipv6:":
+            ipaddress.IPv6Address(inside[5:])
+            return "%" not in inside  # a zone means nothing to the other side
+        if ":" in inside:
+            return _GENERAL_LITERAL.fullmatch(inside) is not None
+        ipaddress.IPv4Address(inside)
+    except ValueError:
+        return False
+    return True

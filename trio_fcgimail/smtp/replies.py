@@ -1,0 +1,105 @@
+"""Replies as values (RFC 5321 4.2, enhanced codes RFC 2034 and 3463)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, final
+
+from .errors import LocalProtocolError
+
+MAX_REPLY_LINE_OCTETS: Final = 512  # RFC 5321 4.5.3.1.5, code and CRLF included
+MAX_REPLY_LINES: Final = 64  # ours: EHLO needs a dozen; a script's refusal must stay readable
+
+# Printable text without controls, C1 controls and the two Unicode line ends. RFC 5321 4.2 allows HT; nobody needs it.
+_TEXT: Final = re.compile(r"[\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]*")
+
+
+class Outcome(Enum):
+    """What a reply means to the state table."""
+
+    OK = "2xx"
+    GO = "3xx"
+    NO = "4xx or 5xx"
+    CLOSE = "421 or 521"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class EnhancedCode:
+    """An enhanced status code, ``class.subject.detail`` (RFC 3463 2). Raises LocalProtocolError when out of range."""
+
+    klass: int
+    subject: int
+    detail: int
+
+    def __post_init__(self) -> None:
+        if self.klass not in (2, 4, 5) or not (0 <= self.subject <= 999 and 0 <= self.detail <= 999):
+            raise LocalProtocolError(f"not an enhanced status code: {self}")
+
+    def __str__(self) -> str:
+        return f"{self.klass}.{self.subject}.{self.detail}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply: a code, an enhanced code where the reply carries one, and its lines of text.
+
+    Args:
+        code: 200 to 599 (RFC 5321 4.2.1); 1xx does not exist in SMTP.
+        enhanced: None for greetings, EHLO, HELO and 3xx (RFC 2034 4); else of the class of the code.
+        lines: at least one, each printable and without CR, LF and NUL.
+
+    Raises:
+        LocalProtocolError: any of these does not hold, so that no foreign octet can end a reply early.
+    """
+
+    code: int
+    enhanced: EnhancedCode | None
+    lines: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.code <= 599:
+            raise LocalProtocolError(f"not an SMTP reply code: {self.code}")
+        if self.enhanced is not None and self.enhanced.klass != self.code // 100:
+            raise LocalProtocolError(f"enhanced code {self.enhanced} does not fit {self.code}")
+        if not 1 <= len(self.lines) <= MAX_REPLY_LINES:
+            raise LocalProtocolError(f"a reply has 1 to {MAX_REPLY_LINES} lines, not {len(self.lines)}")
+        if not all(_TEXT.fullmatch(line) for line in self.lines):
+            raise LocalProtocolError("a reply line holds a control character")
+        if any(len(line.encode()) > MAX_REPLY_LINE_OCTETS - 18 for line in self.lines):
+            raise LocalProtocolError(f"a reply line is longer than {MAX_REPLY_LINE_OCTETS} octets")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the reply does to the state: 421 and 521 close, else the first digit decides."""
+        if self.code in (421, 521):
+            return Outcome.CLOSE
+        return {2: Outcome.OK, 3: Outcome.GO}.get(self.code // 100, Outcome.NO)
+
+    @property
+    def text(self) -> str:
+        """The reply in one line, for logs: codes and text as a client reads them."""
+        parts = [str(self.code), *([] if self.enhanced is None else [str(self.enhanced)]), *self.lines]
+        return " ".join(part for part in parts if part)
+
+    def with_lines(self, *lines: str) -> Reply:
+        """The same codes with other text."""
+        return replace(self, lines=lines)
+
+    def render(self, *, enhanced: bool = True, utf8: bool = False) -> bytes:
+        """Encode the reply for the wire.
+
+        Args:
+            enhanced: write the enhanced code on every line (RFC 2034 4).
+            utf8: the client asked for SMTPUTF8, so that UTF-8 may be sent (RFC 6531 3.7.4); else ``?`` stands in.
+        """
+        code = f"{self.enhanced} " if enhanced and self.enhanced is not None else ""
+        last = len(self.lines) - 1
+        text = "".join(
+            f"{self.code}{' ' if number == last else '-'}{code}{line}".rstrip(" ") + "\r\n"
+            for number, line in enumerate(self.lines)
+        )
+        return text.encode("utf-8" if utf8 else "ascii", "replace")
