@@ -1,0 +1,67 @@
+"""One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
+
+from .digest import MailDigest
+from .envelope import Envelope, Peer, Session, WithKeyword, new_queue_id
+from .form import BodyLines, BodyMeter, encode_body, encode_fields
+from .headers import HeaderFacts, HeaderReader, decode_subject
+from .request import (
+    Field,
+    Parameter,
+    Received,
+    get_parameters,
+    has_room,
+    post_parameters,
+    recipient_octets,
+    save_fields,
+    validate_fields,
+)
+from .text import clean
+from .trace import address_literal, received_header
+from .verdict import (
+    MAX_ANSWER_OCTETS,
+    MAX_STDERR_OCTETS,
+    Answer,
+    Meaning,
+    Stage,
+    Unexpected,
+    Verdict,
+    failed,
+    judge,
+)
+
+__all__ = [
+    "MAX_ANSWER_OCTETS",
+    "MAX_STDERR_OCTETS",
+    "Answer",
+    "BodyLines",
+    "BodyMeter",
+    "Envelope",
+    "Field",
+    "HeaderFacts",
+    "HeaderReader",
+    "MailDigest",
+    "Meaning",
+    "Parameter",
+    "Peer",
+    "Received",
+    "Session",
+    "Stage",
+    "Unexpected",
+    "Verdict",
+    "WithKeyword",
+    "address_literal",
+    "clean",
+    "decode_subject",
+    "encode_body",
+    "encode_fields",
+    "failed",
+    "get_parameters",
+    "has_room",
+    "judge",
+    "new_queue_id",
+    "post_parameters",
+    "received_header",
+    "recipient_octets",
+    "save_fields",
+    "validate_fields",
+]

@@ -1,0 +1,33 @@
+"""``mail_digest``: the same for every retry of the same mail, so that a script can recognise one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import final
+
+from ..smtp import Mailbox
+
+
+@final
+class MailDigest:
+    """SHA-256 over envelope and content, in the order that docs/scripts.md gives.
+
+    The reverse-path, NUL; each recipient once (domain in lower case, sorted), each followed by NUL; NUL; then the
+    content as received: dots unstuffed, CRLF kept, without any line of ours.
+    """
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, sender: Mailbox | None, recipients: Iterable[Mailbox]) -> None:
+        names = {f"{Mailbox(one.local_part, (one.domain or '').lower())}".encode() for one in recipients}
+        path = b"" if sender is None else str(sender).encode()
+        self._hash = hashlib.sha256(b"\0".join([path, *sorted(names), b"", b""]))
+
+    def update(self, content: bytes) -> None:
+        """Take the next piece of the content."""
+        self._hash.update(content)
+
+    def hexdigest(self) -> str:
+        """64 lower-case hexadecimal digits."""
+        return self._hash.hexdigest()

@@ -1,0 +1,90 @@
+"""What is known of one mail besides its content, and the identifier it goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import final
+
+from ..smtp import BodyType, GreetingWord, Mailbox
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is connected: a textual IP address without zone and a port; both empty, ``""`` and 0, over a unix socket."""
+
+    ip: str
+    port: int
+
+
+class WithKeyword(Enum):
+    """The protocol of the trace header (RFC 3848, RFC 6531 4.3)."""
+
+    SMTP = "SMTP"
+    ESMTP = "ESMTP"
+    LMTP = "LMTP"
+    UTF8SMTP = "UTF8SMTP"
+    UTF8LMTP = "UTF8LMTP"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What outlives one mail of a connection: who is there, and how it introduced itself."""
+
+    peer: Peer
+    greeting: GreetingWord
+    helo: str
+
+    @property
+    def protocol(self) -> str:
+        """``smtp`` or ``lmtp``, as scripts get it."""
+        return "lmtp" if self.greeting is GreetingWord.LHLO else "smtp"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One mail's envelope.
+
+    Args:
+        queue_id: unique over processes and restarts, see :func:`new_queue_id`.
+        mail_from: the reverse-path; None for ``<>``.
+        recipients: the accepted ones, in order, each with a domain.
+    """
+
+    queue_id: str
+    session: Session
+    mail_from: Mailbox | None
+    recipients: tuple[Mailbox, ...] = ()
+    body_type: BodyType | None = None
+    smtputf8: bool = False
+
+    @property
+    def sender(self) -> str:
+        """The reverse-path as scripts get it: ``""`` for a bounce."""
+        return "" if self.mail_from is None else str(self.mail_from)
+
+    @property
+    def with_keyword(self) -> WithKeyword:
+        """The protocol keyword (RFC 3848); the UTF8 ones once SMTPUTF8 was asked for (RFC 6531 4.3)."""
+        match self.session.greeting:
+            case GreetingWord.LHLO:
+                return WithKeyword.UTF8LMTP if self.smtputf8 else WithKeyword.LMTP
+            case GreetingWord.EHLO:
+                return WithKeyword.UTF8SMTP if self.smtputf8 else WithKeyword.ESMTP
+            case GreetingWord.HELO:
+                return WithKeyword.SMTP
+
+
+def new_queue_id(microseconds: int, randomness: bytes) -> str:
+    """An identifier of lower-case hexadecimal digits.
+
+    The time keeps two runs of a server apart, 40 bits of chance two processes within one microsecond.
+
+    Args:
+        microseconds: since the epoch.
+        randomness: five octets.
+    """
+    return f"{microseconds:013x}{randomness[:5].hex()}"

@@ -1,0 +1,129 @@
+"""What a script gets: the fields of each stage and the CGI/FastCGI parameters around them.
+
+The names are the contract of docs/scripts.md. They are a fixed set: no name ever comes from outside, as PHP would obey
+some of them (PHP_VALUE) and others would be taken for HTTP headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, final
+from urllib.parse import quote_plus
+
+from .. import __version__
+from ..smtp import Mailbox
+from .envelope import Envelope
+
+MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends at 65,535 and escapes need room
+MAX_FIELDS: Final = 900  # PHP drops what exceeds max_input_vars, 1,000 as shipped
+RESERVED_OCTETS: Final = 12_288  # of these 60,000, for the subject and everything that is not a recipient
+RESERVED_FIELDS: Final = 40
+
+Field = tuple[str, str]
+Parameter = tuple[bytes, bytes]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What is known once the whole mail was read.
+
+    Args:
+        subject: decoded.
+        digest: see :class:`~trio_fcgimail.mail.digest.MailDigest`.
+        size: octets of ``body`` as the script gets it.
+    """
+
+    subject: str
+    digest: str
+    size: int
+
+
+def has_room(recipients: int, octets: int) -> bool:
+    """Whether the metadata still fits a request with so many recipients that take so many octets in all."""
+    return recipients + RESERVED_FIELDS <= MAX_FIELDS and octets + RESERVED_OCTETS <= MAX_METADATA_OCTETS
+
+
+def recipient_octets(recipient: Mailbox) -> int:
+    """What one recipient adds to the metadata: its name, its address and the marks around them."""
+    return len("rcpt_to_000=&") + len(str(recipient).encode())
+
+
+def validate_fields(envelope: Envelope, recipient: Mailbox) -> list[Field]:
+    """The query of the validate script."""
+    return sorted([*_common(envelope, "validate"), ("rcpt_to", str(recipient))])
+
+
+def save_fields(envelope: Envelope, received: Received) -> list[Field]:
+    """The fields of the save script, all but ``body``, sorted by name; every one of them sorts behind it."""
+    return sorted(
+        [
+            *_common(envelope, "save"),
+            *((f"rcpt_to_{number}", str(one)) for number, one in enumerate(envelope.recipients)),
+            ("queue_id", envelope.queue_id),
+            ("mail_digest", received.digest),
+            ("size", str(received.size)),
+            ("subject", received.subject),
+        ]
+    )
+
+
+def _common(envelope: Envelope, stage: str) -> list[Field]:
+    session = envelope.session
+    fields = [
+        ("stage", stage),
+        ("helo", session.helo),
+        ("mail_from", envelope.sender),
+        ("protocol", session.protocol),
+        ("rcpt_count", str(len(envelope.recipients))),
+        ("remote_ip", session.peer.ip),
+        ("remote_port", str(session.peer.port) if session.peer.port else ""),
+        ("smtputf8", "true" if envelope.smtputf8 else "false"),
+        ("tls_on", "false"),
+        ("with", envelope.with_keyword.value),
+    ]
+    if envelope.body_type is not None:
+        fields.append(("body_type", envelope.body_type.value))
+    return fields
+
+
+def query_string(fields: Iterable[Field]) -> str:
+    """Fields as a query string, in the order given."""
+    return "&".join(f"{name}={quote_plus(value)}" for name, value in fields)
+
+
+def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str) -> list[Parameter]:
+    """The CGI parameters of a GET (RFC 3875 4.1)."""
+    return _parameters(script, hostname, remote_ip, ("REQUEST_METHOD", "GET"), query=query_string(fields))
+
+
+def post_parameters(script: str, octets: int, *, hostname: str, remote_ip: str) -> list[Parameter]:
+    """The CGI parameters of a POST of a form of so many octets."""
+    return _parameters(
+        script,
+        hostname,
+        remote_ip,
+        ("REQUEST_METHOD", "POST"),
+        ("CONTENT_TYPE", "application/x-www-form-urlencoded"),
+        ("CONTENT_LENGTH", str(octets)),
+    )
+
+
+def _parameters(script: str, hostname: str, remote_ip: str, *own: Field, query: str = "") -> list[Parameter]:
+    name = "/" + script.rpartition("/")[2]
+    pairs: list[Field] = [
+        ("GATEWAY_INTERFACE", "CGI/1.1"),
+        ("SERVER_PROTOCOL", "HTTP/1.1"),
+        ("SERVER_SOFTWARE", f"trio_fcgimail/{__version__}"),
+        ("SERVER_NAME", hostname),
+        ("SERVER_PORT", "25"),
+        ("REDIRECT_STATUS", "200"),  # php-cgi refuses to run a script without it (cgi.force_redirect)
+        ("REMOTE_ADDR", remote_ip or "127.0.0.1"),
+        ("SCRIPT_FILENAME", script),
+        ("SCRIPT_NAME", name),
+        ("REQUEST_URI", f"{name}?{query}" if query else name),
+        ("QUERY_STRING", query),
+        *own,
+    ]
+    return [(key.encode(), value.encode("utf-8", "surrogateescape")) for key, value in pairs]

@@ -1,0 +1,48 @@
+"""The trace header that every mail gets in front (RFC 5321 4.4)."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime
+from email.utils import format_datetime
+
+from ..smtp import is_address_literal, is_domain
+from .envelope import Envelope, Peer
+
+
+def address_literal(ip: str) -> str:
+    """``[192.0.2.1]`` or ``[IPv6:2001:db8::1]`` (RFC 5321 4.1.3); an IPv4 address mapped into IPv6 is shown as IPv4."""
+    address = ipaddress.ip_address(ip)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            return f"[IPv6:{address.compressed.partition('%')[0]}]"
+        address = address.ipv4_mapped
+    return f"[{address}]"
+
+
+def received_header(envelope: Envelope, *, hostname: str, now: datetime) -> bytes:
+    """The ``Received:`` field with its CRLFs.
+
+    ``for`` is given only when there is one recipient, so that no recipient learns of another (RFC 5321 7.2).
+
+    Args:
+        hostname: our own name, a domain or an address literal.
+        now: with a time zone.
+    """
+    lines = [
+        f"Received: {_from_clause(envelope.session.helo, envelope.session.peer)}",
+        f"by {hostname} with {envelope.with_keyword.value} id {envelope.queue_id}",
+    ]
+    if len(envelope.recipients) == 1:
+        lines.append(f"for <{envelope.recipients[0]}>")
+    text = "\r\n\t".join(lines) + ";\r\n\t" + format_datetime(now) + "\r\n"
+    return text.encode()
+
+
+def _from_clause(helo: str, peer: Peer) -> str:
+    """Extended-Domain of RFC 5321 4.4; what is no domain goes into a comment, where anything may stand."""
+    proper = is_domain(helo) or is_address_literal(helo)
+    if not peer.ip:
+        return f"from {helo}" if proper else f"from localhost (HELO {helo})"
+    literal = address_literal(peer.ip)
+    return f"from {helo} ({literal})" if proper else f"from {literal} ({literal}) (HELO {helo})"

@@ -1,0 +1,206 @@
+"""What a script's answer means: the table of docs/scripts.md as pure functions.
+
+Whatever is not clearly a verdict is a temporary failure, so that a mistake of a script or of PHP never loses a mail and
+never bounces one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, assert_never, final
+
+from ..smtp import EnhancedCode, Reply, catalogue
+from .text import clean, cut_utf8
+
+MAX_ANSWER_OCTETS: Final = 65_536  # ours: a verdict is a line; what is longer is not read on
+MAX_STDERR_OCTETS: Final = 16_384  # ours: what is kept of it for the log
+_MAX_REPLY_LINES: Final = 20
+_MAX_TEXT_OCTETS: Final = 400  # leaves room for the codes within the 512 of RFC 5321 4.5.3.1.5
+
+
+class Stage(Enum):
+    """What a script is asked."""
+
+    VALIDATE = "validate"
+    SAVE = "save"
+
+
+class Unexpected(Enum):
+    """What other words of a save script lead to."""
+
+    TEMPFAIL = "tempfail"
+    REJECT = "reject"
+
+
+class Meaning(Enum):
+    """What came of asking a script."""
+
+    ACCEPTED = "accepted"
+    DISCARDED = "discarded"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer: END_REQUEST came with protocolStatus 0. Anything less is no answer at all."""
+
+    status: int
+    output: bytes
+    stderr: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to tell the sender, and for the log why.
+
+    Args:
+        meaning: only ACCEPTED and DISCARDED come with a 2xx.
+        reply: what the sender gets.
+        reason: one clean line; never sent.
+    """
+
+    meaning: Meaning
+    reply: Reply
+    reason: str
+
+
+_PASSED: Final = re.compile(r"PASS(?:ED)?(?:[ \t].*)?")
+_SAVED: Final = re.compile(r"SAVED(?:[ \t].*)?")
+_DISCARD: Final = re.compile(r"DISCARD(?:[ \t].*)?")
+_SAVED_ID: Final = re.compile(r"[ \t]id=([A-Za-z0-9._-]{1,64})(?=[ \t]|$)")
+_REPLY_LINE: Final = re.compile(r"(?P<code>[45][0-9]{2})(?:(?P<mark>[ -])(?P<text>.*))?")
+_ENHANCED: Final = re.compile(r"(?P<klass>[0-9])\.(?P<subject>[0-9]{1,3})\.(?P<detail>[0-9]{1,3})(?: +|$)")
+
+# What PHP itself prints when something goes wrong, with html_errors on or off.
+_WRITTEN_BY_PHP: Final = re.compile(
+    r"(?:Fatal error|Parse error|Warning|Notice|Deprecated|Recoverable fatal error)(?:</b>)?: .{0,2000}? on line ",
+    re.DOTALL,
+)
+# What PHP says on STDERR when it dropped a part of the request or died: the script ran on less than we sent.
+_LOST_BY_PHP: Final = re.compile(
+    rb"PHP Fatal error|PHP Parse error|exceeds the limit of|Input variables exceeded"
+    rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file|Maximum number of allowable file uploads"
+)
+
+_DEFAULT_CODES: Final[Mapping[int, EnhancedCode]] = {
+    421: EnhancedCode(4, 3, 2),
+    450: EnhancedCode(4, 2, 0),
+    451: EnhancedCode(4, 3, 0),
+    452: EnhancedCode(4, 3, 1),
+    454: EnhancedCode(4, 7, 0),
+    521: EnhancedCode(5, 3, 2),
+    550: EnhancedCode(5, 1, 1),
+    551: EnhancedCode(5, 1, 6),
+    552: EnhancedCode(5, 2, 2),
+    553: EnhancedCode(5, 1, 3),
+    554: EnhancedCode(5, 7, 1),
+    556: EnhancedCode(5, 1, 10),
+}
+_POLICY: Final = EnhancedCode(5, 7, 1)
+_UNEXPECTED_REJECT: Final = Reply(554, EnhancedCode(5, 3, 0), ("Message not accepted",))
+
+
+def failed(reason: str) -> Verdict:
+    """A temporary failure: no verdict of the script was to be had."""
+    return Verdict(Meaning.FAILED, catalogue.LOCAL_ERROR, clean(reason, 500))
+
+
+def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str) -> Verdict:
+    """Read an answer.
+
+    Args:
+        unexpected: the setting ``unexpected_output``, for the save script.
+        queue_id: what the sender is told unless the script names an id of its own.
+    """
+    text = answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
+    if not 200 <= answer.status <= 299:
+        return failed(f"HTTP status {answer.status}: {text}")
+    if len(answer.output) > MAX_ANSWER_OCTETS:
+        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
+    if lost := _LOST_BY_PHP.search(answer.stderr):
+        return failed(f"PHP says on STDERR: {clean(answer.stderr[lost.start() :], 300)}")
+    if not text:
+        return failed("the output is empty")
+    if _WRITTEN_BY_PHP.search(text):
+        return failed(f"PHP printed: {text}")
+    lines = text.splitlines()
+    if (reply := _parse_reply(stage, lines)) is not None:
+        return Verdict(Meaning.REFUSED, reply, clean(text, 500))
+    if _REPLY_LINE.fullmatch(lines[0]):  # half a reply must not become a bounce that it did not ask for
+        return failed(f"unexpected output: {text}")
+    match stage:
+        case Stage.VALIDATE:
+            return _judge_validate(lines, text)
+        case Stage.SAVE:
+            return _judge_save(lines, text, unexpected, queue_id)
+        case _:
+            assert_never(stage)
+
+
+def _judge_validate(lines: Sequence[str], text: str) -> Verdict:
+    first = lines[0]
+    if _PASSED.fullmatch(first) and len(lines) == 1:
+        return Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, clean(text, 500))
+    if _PASSED.fullmatch(first) or _SAVED.fullmatch(first) or _DISCARD.fullmatch(first):
+        return failed(f"unexpected output: {text}")
+    return Verdict(Meaning.REFUSED, catalogue.NO_SUCH_USER, clean(text, 500))
+
+
+def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_id: str) -> Verdict:
+    if len(lines) == 1 and _SAVED.fullmatch(lines[0]):
+        named = _SAVED_ID.search(lines[0])
+        return _taken(Meaning.ACCEPTED, named[1] if named else queue_id, text)
+    if len(lines) == 1 and _DISCARD.fullmatch(lines[0]):
+        return _taken(Meaning.DISCARDED, queue_id, text)
+    reason = clean(f"unexpected output: {text}", 500)
+    match unexpected:
+        case Unexpected.TEMPFAIL:
+            return failed(reason)
+        case Unexpected.REJECT:
+            return Verdict(Meaning.REFUSED, _UNEXPECTED_REJECT, reason)
+        case _:
+            assert_never(unexpected)
+
+
+def _taken(meaning: Meaning, identifier: str, text: str) -> Verdict:
+    return Verdict(meaning, catalogue.OK.with_lines(f"OK: queued as {identifier}"), clean(text, 500))
+
+
+def _parse_reply(stage: Stage, lines: Sequence[str]) -> Reply | None:
+    """The lines as a reply of one code, ``-`` behind it on all but the last (RFC 5321 4.2); None when they are none."""
+    found = [_REPLY_LINE.fullmatch(line) for line in lines]
+    matches = [one for one in found if one is not None]
+    if len(matches) != len(lines) or len(lines) > _MAX_REPLY_LINES or len({one["code"] for one in matches}) != 1:
+        return None
+    if [one["mark"] == "-" for one in matches] != [True] * (len(matches) - 1) + [False]:
+        return None
+    code = _legal_code(int(matches[0]["code"]))
+    enhanced: EnhancedCode | None = None
+    texts: list[str] = []
+    for one in matches:
+        text = one["text"] or ""
+        if given := _ENHANCED.match(text):
+            text = text[given.end() :]
+            if enhanced is None and int(given["klass"]) == code // 100:
+                enhanced = EnhancedCode(code // 100, int(given["subject"]), int(given["detail"]))
+        texts.append(cut_utf8(clean(text, _MAX_TEXT_OCTETS), _MAX_TEXT_OCTETS))
+    if not any(texts):
+        texts = ["Refused" if code >= 500 else "Try again later"]
+    return Reply(code, enhanced or _default_code(stage, code), tuple(texts))
+
+
+def _legal_code(code: int) -> int:
+    """RFC 5321 4.2 knows second digits 0 to 5; another one still says clearly whether to try again."""
+    return code if code % 100 < 60 else (554 if code >= 500 else 451)
+
+
+def _default_code(stage: Stage, code: int) -> EnhancedCode:
+    if stage is Stage.SAVE and code == 550:  # it cannot be about a single recipient
+        return _POLICY
+    return _DEFAULT_CODES.get(code, EnhancedCode(code // 100, 0, 0))
