@@ -1,0 +1,68 @@
+"""The settings: typed values, where they come from, and their faults (design.md, sections 5 and 6).
+
+`load_settings` reads a TOML file, `serve_settings` does without one; both give a `Settings` or raise
+`ConfigErrors` with every fault at once. Nothing here touches the network.
+"""
+
+from trio_fcgimail.config.addresses import (
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+    UpstreamAddress,
+    parse_listen_address,
+    parse_upstream_address,
+)
+from trio_fcgimail.config.errors import ConfigError, ConfigErrors
+from trio_fcgimail.config.hosts import AllowedHosts, is_domain
+from trio_fcgimail.config.reader import known_keys, read_document
+from trio_fcgimail.config.settings import (
+    DEFAULT_LISTEN,
+    BareNewline,
+    Extension,
+    FastcgiSettings,
+    LimitSettings,
+    LineEnds,
+    ListenerSettings,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    Protocol,
+    ScriptSettings,
+    Settings,
+    SpoolSettings,
+    UnexpectedOutput,
+)
+from trio_fcgimail.config.sources import find_configuration, load_settings, serve_settings
+
+__all__ = [
+    "DEFAULT_LISTEN",
+    "AllowedHosts",
+    "BareNewline",
+    "ConfigError",
+    "ConfigErrors",
+    "Extension",
+    "FastcgiSettings",
+    "LimitSettings",
+    "LineEnds",
+    "ListenAddress",
+    "ListenerSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "Protocol",
+    "ScriptSettings",
+    "Settings",
+    "SpoolSettings",
+    "TcpAddress",
+    "UnexpectedOutput",
+    "UnixAddress",
+    "UpstreamAddress",
+    "find_configuration",
+    "is_domain",
+    "known_keys",
+    "load_settings",
+    "parse_listen_address",
+    "parse_upstream_address",
+    "read_document",
+    "serve_settings",
+]

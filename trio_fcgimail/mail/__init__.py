@@ -2,7 +2,7 @@
 
 from .digest import MailDigest
 from .envelope import Envelope, Peer, Session, WithKeyword, new_queue_id
-from .form import BodyLines, BodyMeter, encode_body, encode_fields
+from .form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from .headers import HeaderFacts, HeaderReader, decode_subject
 from .request import (
     Field,
@@ -33,6 +33,7 @@ __all__ = [
     "MAX_ANSWER_OCTETS",
     "MAX_STDERR_OCTETS",
     "Answer",
+    "BodyEncoder",
     "BodyLines",
     "BodyMeter",
     "Envelope",
@@ -52,7 +53,6 @@ __all__ = [
     "address_literal",
     "clean",
     "decode_subject",
-    "encode_body",
     "encode_fields",
     "failed",
     "get_parameters",

@@ -6,7 +6,7 @@ back as it is, NUL, CR and LF and 8-bit ones too (a test asks it), and leaving t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final, final
 
@@ -61,16 +61,25 @@ def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
     return b"&".join(name.encode() + b"=" + escape(value.encode("utf-8", "replace")) for name, value in fields)
 
 
-def encode_body(pieces: Iterable[bytes], lines: BodyLines) -> Iterator[bytes]:
-    """Encode a body piece by piece; the pieces may be cut anywhere."""
-    if lines is BodyLines.CRLF:
-        yield from map(escape, pieces)
-        return
-    held = b""
-    for piece in pieces:
-        whole = held + piece
-        held = b"\r" if whole.endswith(b"\r") else b""
-        if data := whole[: len(whole) - len(held)]:
-            yield escape(data.replace(b"\r\n", b"\n"))
-    if held:
-        yield held
+@final
+class BodyEncoder:
+    """Encodes a body piece by piece; the pieces may be cut anywhere."""
+
+    __slots__ = ("_held", "_lines")
+
+    def __init__(self, lines: BodyLines) -> None:
+        self._lines = lines
+        self._held = b""  # a CR whose LF may be in the next piece
+
+    def encode(self, piece: bytes) -> bytes:
+        """Encode the next piece; empty when it must wait for the one behind it."""
+        if self._lines is BodyLines.CRLF:
+            return escape(piece)
+        whole = self._held + piece
+        self._held = b"\r" if whole.endswith(b"\r") else b""
+        return escape(whole[: len(whole) - len(self._held)].replace(b"\r\n", b"\n"))
+
+    def finish(self) -> bytes:
+        """What was held back for a piece that did not come."""
+        held, self._held = self._held, b""
+        return held

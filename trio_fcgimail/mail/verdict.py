@@ -85,7 +85,8 @@ _WRITTEN_BY_PHP: Final = re.compile(
 # What PHP says on STDERR when it dropped a part of the request or died: the script ran on less than we sent.
 _LOST_BY_PHP: Final = re.compile(
     rb"PHP Fatal error|PHP Parse error|exceeds the limit of|Input variables exceeded"
-    rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file|Maximum number of allowable file uploads"
+    rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file"
+    rb"|Maximum number of allowable file uploads"
 )
 
 _DEFAULT_CODES: Final[Mapping[int, EnhancedCode]] = {

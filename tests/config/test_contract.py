@@ -1,0 +1,181 @@
+"""The keys of design.md, section 6, the documentation, and arbitrary documents."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.config.support import document_with, error_lines, read
+from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
+
+# Every key of the example in design.md, section 6, with its value there.
+CONTRACT = {
+    "hostname": '"mx.example.com"',
+    "allowed_hosts": '["example.com", "*.example.org"]',
+    "workers": "1",
+    "user": '""',
+    "group": '""',
+    "drain_seconds": "30",
+    "listeners.address": '"127.0.0.1:2525"',
+    "listeners.mode": '"0660"',
+    "listeners.group": '"mail"',
+    "listeners.protocol": '"smtp"',
+    "listeners.tls": '"none"',
+    "listeners.certificate": '"/etc/ssl/mx.pem"',
+    "listeners.private_key": '"/etc/ssl/mx.key"',
+    "listeners.extensions": '"all"',
+    "listeners.proxy_protocol_from": '["10.0.0.0/8"]',
+    "listeners.xclient_from": "[]",
+    "listeners.bare_newline": '"reject"',
+    "listeners.require_auth": "false",
+    "listeners.auth_any_recipient": "false",
+    "limits.message_octets": "26214400",
+    "limits.recipients": "100",
+    "limits.connections": "1000",
+    "limits.connections_per_ip": "50",
+    "limits.connections_per_minute_per_ip": "300",
+    "limits.messages_per_connection": "1000",
+    "limits.messages_per_minute_per_ip": "600",
+    "limits.recipients_per_minute_per_ip": "3000",
+    "limits.exempt_from": '["127.0.0.0/8", "::1/128"]',
+    "limits.bad_commands": "5",
+    "limits.refused_recipients": "20",
+    "limits.idle_seconds": "300",
+    "limits.data_seconds": "600",
+    "limits.data_floor_octets_per_second": "100",
+    "limits.max_received": "100",
+    "spool.memory_octets": "262144",
+    "spool.directory": '""',
+    "spool.total_octets": "0",
+    "fastcgi.upstreams": '["unix:/run/php/php-fpm.sock", "tcp:10.0.0.2:9000"]',
+    "fastcgi.max_connections": "5",
+    "fastcgi.reserve_for_validate": "1",
+    "fastcgi.keep_alive": "true",
+    "fastcgi.connect_seconds": "5",
+    "fastcgi.wait_seconds": "20",
+    "fastcgi.clean_eof_means_unexecuted": "false",
+    "scripts.validate": '"/srv/mail/validate.php"',
+    "scripts.validate_seconds": "5",
+    "scripts.save": '"/srv/mail/save.php"',
+    "scripts.save_seconds": "30",
+    "scripts.body": '"form"',
+    "scripts.line_ends": '"lf"',
+    "scripts.unexpected_output": '"tempfail"',
+    "scripts.auth": '"/srv/mail/auth.php"',
+    "scripts.connect": '"/srv/mail/connect.php"',
+    "scripts.helo": '"/srv/mail/helo.php"',
+    "scripts.mail": '"/srv/mail/mail.php"',
+    "log.format": '"console"',
+    "log.level": '"info"',
+    "log.file": '"stderr"',
+    "status.address": '"127.0.0.1:8025"',
+}
+
+# Those whose value in the example this version refuses.
+NOT_YET = {
+    "listeners.certificate",
+    "listeners.private_key",
+    "listeners.proxy_protocol_from",
+    "limits.connections_per_minute_per_ip",
+    "limits.messages_per_minute_per_ip",
+    "limits.recipients_per_minute_per_ip",
+    "limits.exempt_from",
+    "fastcgi.upstreams",
+    "fastcgi.keep_alive",
+    "scripts.auth",
+    "scripts.connect",
+    "scripts.helo",
+    "scripts.mail",
+    "status.address",
+}
+
+
+def _toml(key: str, value: str) -> str:
+    """Write one key as a document; a listener is a unix socket, so that mode and group apply."""
+    section, _, name = key.rpartition(".")
+    if section == "listeners":
+        address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
+        return f"[[listeners]]\n{address}{name} = {value}"
+    return f"[{section}]\n{name} = {value}" if section else f"{name} = {value}"
+
+
+@pytest.mark.parametrize(("key", "value"), CONTRACT.items(), ids=CONTRACT)
+def test_key_of_the_contract_is_taken_or_refused_as_not_yet(key: str, value: str) -> None:
+    lines = error_lines(_toml(key, value))
+    if key in NOT_YET:
+        assert len(lines) == 1
+        assert lines[0].endswith(": not yet in this version)")
+    else:
+        assert lines == []
+
+
+def test_there_is_no_key_beyond_the_contract() -> None:
+    assert sorted(known_keys()) == sorted(CONTRACT)
+
+
+_ROW = re.compile(r"^\| `([a-z_.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+_DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
+_ROWS = [match.groups() for match in _ROW.finditer(_DOCUMENTATION.read_text(encoding="utf-8"))]
+_NO_DEFAULT = ("*required*", "*name of the machine*")
+
+
+def test_documentation_has_a_row_for_every_key() -> None:
+    assert sorted(row[0] for row in _ROWS) == sorted(known_keys())
+
+
+@pytest.mark.parametrize(("key", "kind", "default", "meaning"), _ROWS, ids=[row[0] for row in _ROWS])
+def test_documented_default_is_what_an_absent_key_means(key: str, kind: str, default: str, meaning: str) -> None:
+    if default in _NO_DEFAULT:
+        return
+    assert read(_toml(key, default.strip("`"))) == read(_absent(key))
+
+
+def _absent(key: str) -> str:
+    return '[[listeners]]\naddress = "unix:/run/mail.sock"' if key.startswith("listeners.") else ""
+
+
+def test_example_in_the_documentation_is_taken() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", _DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
+    assert error_lines(example) == []
+
+
+_NAMES = st.sampled_from(sorted({part for key in known_keys() for part in key.split(".")})) | st.text(max_size=8)
+_SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.dates()
+    | st.times()
+    | st.datetimes()
+    | st.sampled_from([2**70, "unix:/a", "127.0.0.1:25", "lmtp", "all", "SIZE", "/x.php", ".", "0660", "systemd:x"])
+)
+_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=4))
+_SECTION = st.dictionaries(_NAMES, _VALUES, max_size=6)
+_KNOWN_SECTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("limits", "spool", "fastcgi", "scripts", "log", "status"), _SECTION),
+        "listeners": st.lists(_SECTION, max_size=3),
+    },
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(_NAMES, _VALUES, max_size=6), _KNOWN_SECTIONS, st.booleans(), st.text(max_size=10))
+def test_any_document_gives_settings_or_config_errors(
+    top: dict[str, object], sections: dict[str, object], is_complete: bool, hostname: str
+) -> None:
+    document = {**(document_with("") if is_complete else {}), **top, **sections}
+    try:
+        outcome: Settings | ConfigErrors = read_document(document, file="f", default_hostname=hostname)
+    except ConfigErrors as errors:
+        outcome = errors
+    if isinstance(outcome, ConfigErrors):
+        assert outcome.errors
+        assert all(line.isprintable() and line.startswith("f: ") for line in str(outcome).split("\n"))
+    else:
+        assert outcome.scripts.save.startswith("/")

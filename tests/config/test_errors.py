@@ -1,0 +1,307 @@
+"""What is refused, and the exact lines that say so."""
+
+import pytest
+
+from tests.config.support import error_lines
+from trio_fcgimail.config import ConfigError, ConfigErrors, read_document
+
+_SECONDS = "a number of seconds above 0 and up to 86400"
+_COUNT = "a whole number from 1 to 1000000000, or 0 for none"
+_SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
+_DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
+_HOST = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
+_LISTEN = '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)'
+_KEYWORDS = '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"'
+
+
+def _case(text: str, *lines: str, why: str) -> object:
+    return pytest.param(text, [f"f: {line}" for line in lines], id=why)
+
+
+_TCP = '[[listeners]]\naddress = "127.0.0.1:25"\n'
+_UNIX = '[[listeners]]\naddress = "unix:/s"\n'
+
+REFUSED = [
+    _case("x = 1", "x: found an unknown key, expected a known key", why="unknown"),
+    _case(
+        'hostnam = ""',
+        'hostnam: found an unknown key, expected a known key (did you mean "hostname"?)',
+        why="unknown-but-close",
+    ),
+    _case(
+        "[limits]\nrecipents = 1",
+        'limits.recipents: found an unknown key, expected a known key (did you mean "recipients"?)',
+        why="unknown-in-a-section",
+    ),
+    _case(
+        "recipients = 1",
+        'recipients: found an unknown key, expected a known key (did you mean "limits.recipients"?)',
+        why="known-elsewhere",
+    ),
+    _case(
+        "[limit]\nrecipients = 1",
+        'limit: found an unknown key, expected a known key (did you mean "limits"?)',
+        why="unknown-section",
+    ),
+    _case(
+        '"status.address" = ""',
+        '"status.address": found an unknown key, expected a known key (did you mean "status"?)',
+        why="a-quoted-dot-makes-no-path",
+    ),
+    _case("[status]\nport = 1", "status.port: found an unknown key, expected a known key", why="unknown-in-status"),
+    _case("status = 1", "status: found 1, expected a table, [status]", why="status-no-table"),
+    _case("limits = 1", "limits: found 1, expected a table, [limits]", why="section-no-table"),
+    _case("[listeners]", "listeners: found a table, expected 1 to 64 tables", why="listeners-no-array"),
+    _case("listeners = []", "listeners: found an empty list, expected 1 to 64 tables", why="no-listener"),
+    _case("listeners = [1]", "listeners: found [1], expected 1 to 64 tables", why="listeners-of-numbers"),
+    _case("[[listeners]]", f"listeners[0].address: found nothing, expected {_LISTEN}", why="no-address"),
+    _case("hostname = 1", f"hostname: found 1, expected {_DOMAIN}", why="type"),
+    _case('hostname = "a_b"', f'hostname: found "a_b", expected {_DOMAIN}', why="underscore"),
+    _case('hostname = "é.example"', f'hostname: found "é.example", expected {_DOMAIN}', why="banner-is-ascii"),
+    _case(
+        "allowed_hosts = []",
+        "allowed_hosts: found an empty list, expected a list of recipient domains, not empty",
+        why="empty",
+    ),
+    _case(
+        'allowed_hosts = "."',
+        'allowed_hosts: found ".", expected a list of recipient domains, not empty',
+        why="no-list",
+    ),
+    _case(
+        'allowed_hosts = ["*", "a.example", 5, "b."]',
+        f'allowed_hosts[0]: found "*", expected {_HOST}',
+        f"allowed_hosts[2]: found 5, expected {_HOST}",
+        f'allowed_hosts[3]: found "b.", expected {_HOST}',
+        why="each-item",
+    ),
+    _case("[limits]\nrecipients = true", f"limits.recipients: found true, expected {_COUNT}", why="bool-is-no-int"),
+    _case("[limits]\nrecipients = false", f"limits.recipients: found false, expected {_COUNT}", why="false-is-no-0"),
+    _case("[limits]\nrecipients = 1.0", f"limits.recipients: found 1.0, expected {_COUNT}", why="float-is-no-int"),
+    _case("[limits]\nrecipients = -1", f"limits.recipients: found -1, expected {_COUNT}", why="below"),
+    _case("[limits]\nrecipients = 1000000001", f"limits.recipients: found 1000000001, expected {_COUNT}", why="above"),
+    _case("[limits]\nidle_seconds = 0", f"limits.idle_seconds: found 0, expected {_SECONDS}", why="zero-seconds"),
+    _case("[limits]\nidle_seconds = nan", f"limits.idle_seconds: found nan, expected {_SECONDS}", why="nan"),
+    _case("[limits]\nidle_seconds = inf", f"limits.idle_seconds: found inf, expected {_SECONDS}", why="infinite"),
+    _case("[limits]\nidle_seconds = true", f"limits.idle_seconds: found true, expected {_SECONDS}", why="bool-seconds"),
+    _case('[limits]\nidle_seconds = "5"', f'limits.idle_seconds: found "5", expected {_SECONDS}', why="quoted"),
+    _case(
+        "[limits]\nidle_seconds = 1979-05-27", f"limits.idle_seconds: found 1979-05-27, expected {_SECONDS}", why="date"
+    ),
+    _case(
+        '[log]\nlevel = "loud"', 'log.level: found "loud", expected "debug", "info", "warning" or "error"', why="enum"
+    ),
+    _case('[log]\nfile = ""', 'log.file: found "", expected the path of a file, or "stderr"', why="no-file"),
+    _case('[scripts]\nsave = ""', f'scripts.save: found "", expected {_SCRIPT}', why="save-empty"),
+    _case('[scripts]\nsave = "save.php"', f'scripts.save: found "save.php", expected {_SCRIPT}', why="save-relative"),
+    _case('[scripts]\nsave = "/srv/"', f'scripts.save: found "/srv/", expected {_SCRIPT}', why="save-folder"),
+    _case(
+        '[scripts]\nvalidate = "v.php"',
+        f'scripts.validate: found "v.php", expected {_SCRIPT}, or "" for none',
+        why="validate-relative",
+    ),
+    _case(
+        '[scripts]\nsave = "/a\\u0000\\nb\\u202e"',
+        f'scripts.save: found "/a\\u0000\\u000ab\\u202e", expected {_SCRIPT}',
+        why="controls-are-escaped",
+    ),
+    _case(
+        "[fastcgi]\nmax_connections = 2\nreserve_for_validate = 2",
+        "fastcgi.reserve_for_validate: found 2, expected less than max_connections, which is 2",
+        why="reserve-takes-all",
+    ),
+    _case(
+        "[fastcgi]\nreserve_for_validate = 5",
+        "fastcgi.reserve_for_validate: found 5, expected less than max_connections, which is 5",
+        why="reserve-against-the-default",
+    ),
+    _case(
+        "[fastcgi]\nmax_connections = 1\nreserve_for_validate = 1",
+        "fastcgi.reserve_for_validate: found 1, expected less than max_connections, which is 1",
+        why="no-reserve-of-one",
+    ),
+    _case(
+        "[fastcgi]\nupstreams = []",
+        "fastcgi.upstreams: found an empty list, expected a list of one address",
+        why="no-upstream",
+    ),
+    _case(
+        '[fastcgi]\nupstreams = ["unix:php.sock"]',
+        'fastcgi.upstreams[0]: found "unix:php.sock", expected "unix:/PATH" (at most 107 octets), '
+        '"tcp:HOST:PORT" or "tcp:[IPV6]:PORT"',
+        why="upstream-relative",
+    ),
+    _case(_TCP + 'extensions = "some"', f'listeners[0].extensions: found "some", expected {_KEYWORDS}', why="keywords"),
+    _case(
+        _TCP + 'extensions = ["HELP"]', f'listeners[0].extensions: found ["HELP"], expected {_KEYWORDS}', why="keyword"
+    ),
+    _case(_TCP + "extensions = [1]", f"listeners[0].extensions: found [1], expected {_KEYWORDS}", why="keyword-type"),
+    _case(
+        _TCP + 'mode = "0660"',
+        'listeners[0].mode: found "0660", expected it only beside the address of a unix socket',
+        why="mode-of-tcp",
+    ),
+    _case(
+        _TCP + 'group = "mail"',
+        'listeners[0].group: found "mail", expected it only beside the address of a unix socket',
+        why="group-of-tcp",
+    ),
+    _case(
+        _UNIX + 'mode = "888"',
+        'listeners[0].mode: found "888", expected an octal mode as a string, such as "0660", or "" for the umask',
+        why="mode-not-octal",
+    ),
+    _case(
+        _UNIX + "mode = 660",
+        'listeners[0].mode: found 660, expected an octal mode as a string, such as "0660", or "" for the umask',
+        why="mode-as-number",
+    ),
+    _case(
+        _UNIX + _TCP + _UNIX + _TCP,
+        'listeners[2].address: found "unix:/s", expected an address that no other listener has',
+        'listeners[3].address: found "127.0.0.1:25", expected an address that no other listener has',
+        why="twice",
+    ),
+    _case(
+        '[[listeners]]\naddress = "[::1]:25"\n[[listeners]]\naddress = "[0:0::1]:25"',
+        'listeners[1].address: found "[0:0::1]:25", expected an address that no other listener has',
+        why="twice-in-two-spellings",
+    ),
+    _case(
+        '[fastcgi]\nreserve_for_validate = 5\nwait_seconds = 0\n[log]\nlevel = 1\n[scripts]\nsave = "x"',
+        f"fastcgi.wait_seconds: found 0, expected {_SECONDS}",
+        f'scripts.save: found "x", expected {_SCRIPT}',
+        'log.level: found 1, expected "debug", "info", "warning" or "error"',
+        "fastcgi.reserve_for_validate: found 5, expected less than max_connections, which is 5",
+        why="all-at-once-cross-checks-too",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "lines"), REFUSED)
+def test_refused_with_exactly_these_lines(text: str, lines: list[str]) -> None:
+    assert error_lines(text) == lines
+
+
+def _later(text: str, key: str, found: str, expected: str) -> object:
+    return pytest.param(
+        text, f"f: {key}: found {found}, expected {expected}: not yet in this version)", id=f"{key}={found}"
+    )
+
+
+_LATER_KEYWORDS = "AUTH, BINARYMIME, CHUNKING, DSN, LIMITS, REQUIRETLS, STARTTLS, XCLIENT"
+
+LATER = [
+    _later("workers = 2", "workers", "2", "1 (several processes"),
+    _later("workers = true", "workers", "true", "1 (several processes"),
+    _later('workers = "auto"', "workers", '"auto"', "1 (several processes"),
+    _later('user = "mail"', "user", '"mail"', '"" (changing the user'),
+    _later('group = "mail"', "group", '"mail"', '"" (changing the group'),
+    _later(
+        '[[listeners]]\naddress = "systemd:smtp"',
+        "listeners[0].address",
+        '"systemd:smtp"',
+        '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
+    ),
+    _later(_TCP + 'protocol = "lmtp"', "listeners[0].protocol", '"lmtp"', '"smtp" (LMTP'),
+    _later(_TCP + 'tls = "starttls"', "listeners[0].tls", '"starttls"', '"none" (TLS'),
+    _later(_TCP + 'tls = "implicit"', "listeners[0].tls", '"implicit"', '"none" (TLS'),
+    _later(_TCP + "tls = false", "listeners[0].tls", "false", '"none" (TLS'),
+    _later(_TCP + 'certificate = "/c"', "listeners[0].certificate", '"/c"', '"" (TLS'),
+    _later(_TCP + 'private_key = "/k"', "listeners[0].private_key", '"/k"', '"" (TLS'),
+    *(
+        _later(
+            f'{_TCP}extensions = ["SIZE", "{keyword}"]',
+            "listeners[0].extensions",
+            f'["SIZE", "{keyword}"]',
+            f'"all", or a list without {_LATER_KEYWORDS} (these',
+        )
+        for keyword in (*_LATER_KEYWORDS.split(", "), "starttls")
+    ),
+    _later(
+        _TCP + 'proxy_protocol_from = ["unix"]',
+        "listeners[0].proxy_protocol_from",
+        '["unix"]',
+        "[] (the PROXY protocol",
+    ),
+    _later(_TCP + 'xclient_from = ["::1"]', "listeners[0].xclient_from", '["::1"]', "[] (XCLIENT"),
+    _later(_TCP + "require_auth = true", "listeners[0].require_auth", "true", "false (AUTH"),
+    _later(_TCP + "auth_any_recipient = true", "listeners[0].auth_any_recipient", "true", "false (AUTH"),
+    *(
+        _later(
+            f"[limits]\n{name}_per_minute_per_ip = 3", f"limits.{name}_per_minute_per_ip", "3", "0 (limits per minute"
+        )
+        for name in ("connections", "messages", "recipients")
+    ),
+    _later('[limits]\nexempt_from = ["::1"]', "limits.exempt_from", '["::1"]', "[] (exemptions from limits"),
+    _later(
+        '[fastcgi]\nupstreams = ["unix:/a", "unix:/b"]',
+        "fastcgi.upstreams",
+        '["unix:/a", "unix:/b"]',
+        "one address (several upstreams",
+    ),
+    _later("[fastcgi]\nkeep_alive = true", "fastcgi.keep_alive", "true", "false (kept connections"),
+    _later(
+        "[fastcgi]\nclean_eof_means_unexecuted = true", "fastcgi.clean_eof_means_unexecuted", "true", "false (retries"
+    ),
+    _later('[scripts]\nbody = "raw"', "scripts.body", '"raw"', '"form" (multipart and raw bodies'),
+    _later('[scripts]\nbody = "multipart"', "scripts.body", '"multipart"', '"form" (multipart and raw bodies'),
+    *(
+        _later(
+            f'[scripts]\n{stage} = "/x"',
+            f"scripts.{stage}",
+            '"/x"',
+            '"" (scripts for stages other than validate and save',
+        )
+        for stage in ("connect", "helo", "auth", "mail")
+    ),
+    _later('[status]\naddress = "127.0.0.1:1"', "status.address", '"127.0.0.1:1"', '"" (the status page'),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), LATER)
+def test_what_later_versions_bring_is_refused_as_not_yet(text: str, line: str) -> None:
+    assert error_lines(text) == [line]
+
+
+def test_every_missing_required_key_is_named() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        read_document({}, file="f", default_hostname="bad_name")
+    assert [error.key for error in caught.value.errors] == [
+        "hostname",
+        "allowed_hosts",
+        "fastcgi.upstreams",
+        "scripts.save",
+    ]
+
+
+def test_errors_beyond_the_hundredth_are_counted() -> None:
+    lines = error_lines("\n".join(f"x{number} = 1" for number in range(250)))
+    assert len(lines) == 101
+    assert lines[-1] == "f: file: found 150 more errors, expected none"
+
+
+def test_sixty_five_listeners_are_too_many() -> None:
+    text = "".join(f'[[listeners]]\naddress = "unix:/{number}"\n' for number in range(65))
+    assert error_lines(text) == ['f: listeners: found "65 tables", expected 1 to 64 tables']
+
+
+FOUND = [
+    pytest.param('"' + "x" * 500 + '"', '"' + "x" * 110 + '..." of 500 characters', id="long-text"),
+    pytest.param(r'"a\"b\\"', r'"a\"b\\"', id="quotes-and-backslashes"),
+    pytest.param("0x" + "f" * 5000, "an integer of 20000 bits", id="integer-that-str-refuses"),
+    pytest.param("[1, 2, 3, 4, 5, 6, 7]", "[1, 2, 3, 4, 5, 6, ... 7 items]", id="long-list"),
+    pytest.param("[[1], {}]", "[[...], a table]", id="nested"),
+]
+
+
+@pytest.mark.parametrize(("value", "found"), FOUND)
+def test_found_is_short_and_recognisable(value: str, found: str) -> None:
+    assert error_lines(f"hostname = {value}") == [f"f: hostname: found {found}, expected {_DOMAIN}"]
+
+
+def test_line_is_one_line_whatever_the_parts_hold() -> None:
+    error = ConfigError("a\nb\udc80" + "c" * 999, "k\r" * 999, "f\x1b[0m" * 999, "e\U000e0001" * 999)
+    assert str(error).isprintable()
+    assert str(error).startswith("a\\u000ab\\udc80c")
+    assert len(str(error)) < 5000

@@ -1,0 +1,143 @@
+"""TOML text on the left, the attribute it becomes on the right."""
+
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+
+from tests.config.support import read
+from trio_fcgimail.config import (
+    AllowedHosts,
+    BareNewline,
+    FastcgiSettings,
+    LimitSettings,
+    LineEnds,
+    ListenerSettings,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    Protocol,
+    ScriptSettings,
+    Settings,
+    SpoolSettings,
+    TcpAddress,
+    UnexpectedOutput,
+    UnixAddress,
+)
+
+
+def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
+    assert read("") == Settings(
+        hostname="mx.example.com",
+        allowed_hosts=AllowedHosts.parse(["example.com"]),
+        drain_seconds=30.0,
+        listeners=(
+            ListenerSettings(
+                address=TcpAddress("127.0.0.1", 2525),
+                protocol=Protocol.SMTP,
+                extensions="all",
+                bare_newline=BareNewline.REJECT,
+                mode=None,
+                group=None,
+            ),
+        ),
+        limits=LimitSettings(
+            message_octets=26214400,
+            recipients=100,
+            connections=1000,
+            connections_per_ip=50,
+            messages_per_connection=1000,
+            bad_commands=5,
+            refused_recipients=20,
+            idle_seconds=300.0,
+            data_seconds=600.0,
+            data_floor_octets_per_second=100,
+            max_received=100,
+        ),
+        spool=SpoolSettings(memory_octets=262144, directory=None, total_octets=None),
+        fastcgi=FastcgiSettings(
+            upstreams=(UnixAddress("/run/php/php-fpm.sock"),),
+            max_connections=5,
+            reserve_for_validate=1,
+            connect_seconds=5.0,
+            wait_seconds=20.0,
+        ),
+        scripts=ScriptSettings(
+            validate=None,
+            validate_seconds=5.0,
+            save="/srv/mail/save.php",
+            save_seconds=30.0,
+            line_ends=LineEnds.LF,
+            unexpected_output=UnexpectedOutput.TEMPFAIL,
+        ),
+        log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=None),
+    )
+
+
+def _listener(rest: str, address: str = "127.0.0.1:25") -> str:
+    return f'[[listeners]]\naddress = "{address}"\n{rest}'
+
+
+TAKEN = [
+    pytest.param('hostname = "a.example"', "hostname", "a.example", id="hostname"),
+    pytest.param("drain_seconds = 0", "drain_seconds", 0.0, id="drain-at-once"),
+    pytest.param("drain_seconds = 1.5", "drain_seconds", 1.5, id="float-seconds"),
+    pytest.param("[limits]\nidle_seconds = 7", "limits.idle_seconds", 7.0, id="integer-for-seconds"),
+    pytest.param("[limits]\nmessage_octets = 0", "limits.message_octets", None, id="zero-is-none"),
+    pytest.param("[limits]\nrecipients = 1", "limits.recipients", 1, id="count"),
+    pytest.param(
+        "[limits]\ndata_floor_octets_per_second = 0", "limits.data_floor_octets_per_second", None, id="no-floor"
+    ),
+    pytest.param("[spool]\nmemory_octets = 0", "spool.memory_octets", 0, id="nothing-in-memory"),
+    pytest.param('[spool]\ndirectory = "/var/spool"', "spool.directory", Path("/var/spool"), id="directory"),
+    pytest.param("[spool]\ntotal_octets = 5", "spool.total_octets", 5, id="total"),
+    pytest.param(
+        '[fastcgi]\nupstreams = ["tcp:[::1]:9000"]', "fastcgi.upstreams", (TcpAddress("::1", 9000),), id="tcp-upstream"
+    ),
+    pytest.param("[fastcgi]\nmax_connections = 1", "fastcgi.reserve_for_validate", 0, id="one-connection-no-reserve"),
+    pytest.param(
+        "[fastcgi]\nmax_connections = 2", "fastcgi.reserve_for_validate", 1, id="two-connections-one-reserved"
+    ),
+    pytest.param('[scripts]\nvalidate = "/v.php"', "scripts.validate", "/v.php", id="validate"),
+    pytest.param('[scripts]\nvalidate = ""', "scripts.validate", None, id="no-validate"),
+    pytest.param('[scripts]\nline_ends = "crlf"', "scripts.line_ends", LineEnds.CRLF, id="line-ends"),
+    pytest.param(
+        '[scripts]\nunexpected_output = "reject"', "scripts.unexpected_output", UnexpectedOutput.REJECT, id="unexpected"
+    ),
+    pytest.param('[log]\nformat = "json"', "log.format", LogFormat.JSON, id="log-format"),
+    pytest.param('[log]\nlevel = "error"', "log.level", LogLevel.ERROR, id="log-level"),
+    pytest.param('[log]\nfile = "stderr"', "log.file", None, id="log-stderr"),
+    pytest.param('[log]\nfile = "fcgimail.log"', "log.file", Path("fcgimail.log"), id="log-file"),
+    pytest.param('status = {address = ""}', "hostname", "mx.example.com", id="status-off"),
+]
+
+
+@pytest.mark.parametrize(("text", "attribute", "value"), TAKEN)
+def test_value_becomes_attribute(text: str, attribute: str, value: object) -> None:
+    assert attrgetter(attribute)(read(text)) == value
+
+
+LISTENERS = [
+    pytest.param(_listener(""), "extensions", "all", id="all-extensions"),
+    pytest.param(_listener('extensions = ["size", "SIZE", "8BITMIME"]'), "extensions", ("SIZE", "8BITMIME"), id="some"),
+    pytest.param(_listener("extensions = []"), "extensions", (), id="no-extensions"),
+    pytest.param(_listener('bare_newline = "close"'), "bare_newline", BareNewline.CLOSE, id="close"),
+    pytest.param(_listener('bare_newline = "normalize"'), "bare_newline", BareNewline.NORMALIZE, id="normalize"),
+    pytest.param(_listener("", "[::]:25"), "address", TcpAddress("::", 25), id="ipv6"),
+    pytest.param(_listener('mode = "0660"', "unix:/s"), "mode", 0o660, id="mode"),
+    pytest.param(_listener('mode = ""', "unix:/s"), "mode", None, id="mode-by-umask"),
+    pytest.param(_listener('group = "mail"', "unix:/s"), "group", "mail", id="group"),
+    pytest.param(_listener('group = ""\nmode = ""'), "group", None, id="off-beside-tcp"),
+]
+
+
+@pytest.mark.parametrize(("text", "attribute", "value"), LISTENERS)
+def test_listener_value_becomes_attribute(text: str, attribute: str, value: object) -> None:
+    (listener,) = read(text).listeners
+    assert attrgetter(attribute)(listener) == value
+
+
+def test_several_listeners_keep_their_order_and_port_0_may_repeat() -> None:
+    texts = ["127.0.0.1:0", "127.0.0.1:0", "unix:/a", "127.0.0.1:25"]
+    settings = read("".join(f'[[listeners]]\naddress = "{text}"\n' for text in texts))
+    assert [str(listener.address) for listener in settings.listeners] == texts

@@ -1,0 +1,262 @@
+"""The settings as typed values (design.md, section 6).
+
+The fields drive the reader: a field's name is its key, its default is what an absent key means, no default makes
+the key required, and its annotation says what the key takes.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Literal, final
+
+import msgspec
+
+from trio_fcgimail.config.addresses import (
+    ListenAddress,
+    TcpAddress,
+    UpstreamAddress,
+    parse_listen_address,
+    parse_upstream_address,
+)
+from trio_fcgimail.config.hosts import AllowedHosts, is_domain
+from trio_fcgimail.config.rules import (
+    Items,
+    Rule,
+    Table,
+    Tables,
+    absolute_path,
+    file_path,
+    octal_mode,
+    one_of,
+    optional,
+    seconds,
+    text,
+    whole,
+)
+
+__all__ = [
+    "DEFAULT_LISTEN",
+    "BareNewline",
+    "Extension",
+    "FastcgiSettings",
+    "LimitSettings",
+    "LineEnds",
+    "ListenerSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "Protocol",
+    "ScriptSettings",
+    "Settings",
+    "SpoolSettings",
+    "UnexpectedOutput",
+]
+
+DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # design.md, section 5
+
+_MAX_LISTENERS = 64  # ours
+_MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
+_MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
+_MAX_CONNECTIONS = 10_000  # ours: more children than any php-fpm has
+
+
+@final
+class Protocol(Enum):
+    """What a listener speaks."""
+
+    SMTP = "smtp"  # RFC 5321
+
+
+@final
+class BareNewline(Enum):
+    """What a bare CR or LF in a mail means; none ever ends a line or the data."""
+
+    REJECT = "reject"  # read to the true end of data, 550 5.5.2
+    CLOSE = "close"  # 521 5.5.2 at once
+    NORMALIZE = "normalize"  # pass a bare LF on as CRLF, drop a bare CR
+
+
+@final
+class Extension(StrEnum):
+    """An EHLO keyword that this version can offer."""
+
+    PIPELINING = "PIPELINING"  # RFC 2920
+    SIZE = "SIZE"  # RFC 1870
+    EIGHTBITMIME = "8BITMIME"  # RFC 6152
+    SMTPUTF8 = "SMTPUTF8"  # RFC 6531
+    ENHANCEDSTATUSCODES = "ENHANCEDSTATUSCODES"  # RFC 2034
+
+
+@final
+class LineEnds(Enum):
+    """The line ends of the field `body`."""
+
+    LF = "lf"
+    CRLF = "crlf"
+
+
+@final
+class UnexpectedOutput(Enum):
+    """What output of the save script means that is no verdict."""
+
+    TEMPFAIL = "tempfail"  # 451 4.3.0
+    REJECT = "reject"  # 554 5.3.0, as the Go processor did
+
+
+@final
+class LogFormat(Enum):
+    """How a log line looks."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@final
+class LogLevel(Enum):
+    """The least important line that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _hostname(name: str) -> str:
+    if not is_domain(name):
+        raise ValueError("not a domain")
+    return name
+
+
+def _extensions(value: object) -> Literal["all"] | tuple[Extension, ...]:
+    if value == "all":
+        return "all"
+    return tuple(dict.fromkeys(Extension(name.upper()) for name in msgspec.convert(value, list[str])))
+
+
+def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
+    return tuple(map(parse_upstream_address, items))
+
+
+_DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
+_HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
+_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)')
+_UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
+_MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
+_GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')
+_KEYWORDS = ", ".join(f'"{keyword}"' for keyword in Extension)
+_EXTENSIONS = Rule(_extensions, f'"all" or a list of {_KEYWORDS}')
+_COUNT = optional(whole(1, _MAX_COUNT), 0, "0 for none")
+_MESSAGE_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for none")
+_TOTAL_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for the free space less 5 %")
+_DIRECTORY = optional(text(file_path, "the path of a folder"), "", '"" for that of the system')
+_SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail/save.php"')
+_LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerSettings:
+    """One `[[listeners]]`.
+
+    `mode` (permission bits) and `group` are those of a unix socket, None when they are left to the umask and to
+    our own group.
+    """
+
+    address: Annotated[ListenAddress, _LISTEN]
+    protocol: Annotated[Protocol, one_of(Protocol)] = Protocol.SMTP
+    extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
+    bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
+    mode: Annotated[int | None, _MODE] = None
+    group: Annotated[str | None, _GROUP] = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """`[limits]`; None means no limit."""
+
+    message_octets: Annotated[int | None, _MESSAGE_OCTETS] = 26_214_400
+    recipients: Annotated[int | None, _COUNT] = 100
+    connections: Annotated[int | None, _COUNT] = 1000
+    connections_per_ip: Annotated[int | None, _COUNT] = 50
+    messages_per_connection: Annotated[int | None, _COUNT] = 1000
+    bad_commands: Annotated[int | None, _COUNT] = 5
+    refused_recipients: Annotated[int | None, _COUNT] = 20
+    idle_seconds: Annotated[float, seconds()] = 300.0
+    data_seconds: Annotated[float, seconds()] = 600.0
+    data_floor_octets_per_second: Annotated[int | None, _COUNT] = 100
+    max_received: Annotated[int | None, _COUNT] = 100
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolSettings:
+    """`[spool]`; `directory` None is the system's, `total_octets` None the free space less 5 %."""
+
+    memory_octets: Annotated[int, whole(0, _MAX_OCTETS, "of octets")] = 262_144
+    directory: Annotated[Path | None, _DIRECTORY] = None
+    total_octets: Annotated[int | None, _TOTAL_OCTETS] = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FastcgiSettings:
+    """`[fastcgi]`; `upstreams` has exactly one address in this version."""
+
+    upstreams: Annotated[
+        tuple[UpstreamAddress, ...],
+        Items(parse_upstream_address, _upstreams, "a list of one address", _UPSTREAM_ENTRY),
+    ]
+    max_connections: Annotated[int, whole(1, _MAX_CONNECTIONS)] = 5
+    reserve_for_validate: Annotated[int, whole(0, _MAX_CONNECTIONS)] = 1
+    connect_seconds: Annotated[float, seconds()] = 5.0
+    wait_seconds: Annotated[float, seconds()] = 20.0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptSettings:
+    """`[scripts]`; without `validate` every recipient of the allowed hosts is taken."""
+
+    validate: Annotated[str | None, optional(_SCRIPT, "", '"" for none')] = None
+    validate_seconds: Annotated[float, seconds()] = 5.0
+    save: Annotated[str, _SCRIPT]
+    save_seconds: Annotated[float, seconds()] = 30.0
+    line_ends: Annotated[LineEnds, one_of(LineEnds)] = LineEnds.LF
+    unexpected_output: Annotated[UnexpectedOutput, one_of(UnexpectedOutput)] = UnexpectedOutput.TEMPFAIL
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """`[log]`; `file` None is standard error."""
+
+    format: Annotated[LogFormat, one_of(LogFormat)] = LogFormat.CONSOLE
+    level: Annotated[LogLevel, one_of(LogLevel)] = LogLevel.INFO
+    file: Annotated[Path | None, _LOG_FILE] = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The whole configuration; durations are in seconds, sizes in octets."""
+
+    hostname: Annotated[str, _DOMAIN]
+    allowed_hosts: Annotated[
+        AllowedHosts,
+        Items(
+            lambda entry: AllowedHosts.parse([entry]),
+            AllowedHosts.parse,
+            "a list of recipient domains, not empty",
+            _HOST_ENTRY,
+        ),
+    ]
+    drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
+    listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (
+        ListenerSettings(address=DEFAULT_LISTEN),
+    )
+    limits: Annotated[LimitSettings, Table(LimitSettings)] = LimitSettings()
+    spool: Annotated[SpoolSettings, Table(SpoolSettings)] = SpoolSettings()
+    fastcgi: Annotated[FastcgiSettings, Table(FastcgiSettings)]
+    scripts: Annotated[ScriptSettings, Table(ScriptSettings)]
+    log: Annotated[LogSettings, Table(LogSettings)] = LogSettings()

@@ -1,0 +1,242 @@
+"""One FastCGI request over Trio: connect, send all of it, read while writing, close.
+
+What is known when it fails decides what may be done next (docs/design.md, "Upstream"), so the errors say it:
+``UpstreamUnavailable`` means that nothing was sent; after ``UpstreamBroken`` and ``UpstreamTimeout`` the script may have
+run.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, final
+
+import trio
+
+from trio_fcgimail import fastcgi
+from trio_fcgimail.config import TcpAddress, UnixAddress, UpstreamAddress
+from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean
+
+_RECEIVE_OCTETS: Final = 65_536
+_REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
+
+
+class UpstreamError(Exception):
+    """Base: there is no answer of the script."""
+
+
+class UpstreamUnavailable(UpstreamError):  # noqa: N818 - named for who failed, as its siblings are
+    """Nothing was sent: no connection was to be had. Trying again can double nothing."""
+
+
+class UpstreamTimeout(UpstreamError):  # noqa: N818
+    """The time is over; the script may have run, or may run still."""
+
+
+class UpstreamBroken(UpstreamError):  # noqa: N818
+    """The connection or its framing broke; the script may have run."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body whose length is known before it is read.
+
+    Args:
+        octets: exactly what ``pieces`` will give in all.
+        pieces: read once.
+    """
+
+    octets: int
+    pieces: AsyncIterator[bytes]
+
+
+async def connect(address: UpstreamAddress, *, seconds: float) -> trio.SocketStream:
+    """Connect to a FastCGI server.
+
+    Raises:
+        UpstreamUnavailable: it could not be done, for whatever reason, within so many seconds.
+    """
+    try:
+        with trio.fail_after(seconds):
+            match address:
+                case UnixAddress(path=path):
+                    return await _connect_unix(path)
+                case TcpAddress(host=host, port=port):
+                    return await trio.open_tcp_stream(host, port)
+    except trio.TooSlowError as exc:
+        raise UpstreamUnavailable(f"{address}: no connection within {seconds:g} s") from exc
+    except OSError as exc:
+        raise UpstreamUnavailable(f"{address}: {_explain(exc)}") from exc
+
+
+async def _connect_unix(path: str) -> trio.SocketStream:
+    """Connect without waiting: a unix socket answers at once, and EAGAIN means that its listen queue is full.
+
+    trio.open_unix_socket takes that EAGAIN for a connection under way and hands out a socket that never connects.
+    """
+    await trio.lowlevel.checkpoint()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _explain(exc: OSError) -> str:
+    """One line for an operator; an OSError of several attempts names them all."""
+    match exc.errno:
+        case errno.EAGAIN:
+            return "its listen queue is full"
+        case errno.ENOENT:
+            return "there is no such socket"
+        case errno.ECONNREFUSED:
+            return "nobody listens there"
+        case errno.EACCES:
+            return "we may not write to that socket (mode or owner)"
+        case _:
+            causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else ()
+            return "; ".join(str(cause) for cause in causes) or str(exc)
+
+
+async def request(
+    stream: trio.abc.Stream, parameters: Sequence[Parameter], body: Body | None, *, seconds: float
+) -> Answer:
+    """Send one request on a fresh connection and read its answer; then the connection is closed, whatever happened.
+
+    Closing at once matters: a php-fpm worker waits for it before it takes the next request.
+
+    Args:
+        stream: connected; owned from here on.
+        parameters: see :func:`~trio_fcgimail.mail.get_parameters`; CONTENT_LENGTH agrees with ``body``.
+        seconds: for all of it.
+
+    Raises:
+        UpstreamTimeout: no complete answer in time.
+        UpstreamBroken: no complete answer, and none to come.
+    """
+    exchange = _Exchange(stream)
+    try:
+        with trio.fail_after(seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(exchange.send, parameters, body)
+                await exchange.read()
+                nursery.cancel_scope.cancel()
+            return exchange.answer()
+    except trio.TooSlowError as exc:
+        raise UpstreamTimeout(f"no complete answer within {seconds:g} s{exchange.remark()}") from exc
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+class _Sending(Enum):
+    UNDER_WAY = "not all of the request was sent"
+    DONE = ""
+    FAILED = "sending the request failed"
+
+
+@final
+class _Exchange:
+    """The two halves of one request, which run side by side: a script may answer before it has read."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._conn = fastcgi.ClientConnection()
+        self._head_reader = fastcgi.ResponseHeadReader()
+        self._head: fastcgi.ResponseHead | None = None
+        self._output = bytearray()
+        self._stderr = bytearray()
+        self._sending = _Sending.UNDER_WAY
+        self._problem: UpstreamError | None = None
+        self._send_error: Exception | None = None
+
+    async def send(self, parameters: Sequence[Parameter], body: Body | None) -> None:
+        """Send it all. A failure is kept for the reader: what came back may still explain it."""
+        try:
+            head = self._conn.begin_request(_REQUEST_ID, params=parameters)
+            if body is None:
+                await self._stream.send_all(head + self._conn.end_stdin(_REQUEST_ID))
+            else:
+                await self._stream.send_all(head)
+                async for piece in body.pieces:
+                    await self._stream.send_all(self._conn.send_stdin(_REQUEST_ID, piece))
+                await self._stream.send_all(self._conn.end_stdin(_REQUEST_ID))
+        except (trio.BrokenResourceError, fastcgi.LocalProtocolError) as exc:
+            self._sending = _Sending.FAILED
+            self._send_error = exc
+        else:
+            self._sending = _Sending.DONE
+
+    async def read(self) -> None:
+        """Read to END_REQUEST, to the end of the connection, or to what makes an answer impossible."""
+        try:
+            while not self._take_events():
+                self._conn.receive_data(await self._stream.receive_some(_RECEIVE_OCTETS))
+        except fastcgi.ProtocolError as exc:
+            self._problem = UpstreamBroken(f"{exc}{self.remark()}")
+        except trio.BrokenResourceError as exc:
+            self._problem = UpstreamBroken(f"the connection broke{self.remark()}")
+            self._problem.__cause__ = exc
+
+    def _take_events(self) -> bool:
+        """Use what was received; whether this was the last of it."""
+        while True:
+            match self._conn.next_event():
+                case fastcgi.Signal.NEED_DATA:
+                    return False
+                case fastcgi.StdoutChunk(data=data):
+                    self._take_output(data)
+                    if len(self._output) > MAX_ANSWER_OCTETS:
+                        self._problem = UpstreamBroken(f"more than {MAX_ANSWER_OCTETS} octets of output")
+                        return True
+                case fastcgi.StderrChunk(data=data):
+                    self._stderr += data[: MAX_STDERR_OCTETS - len(self._stderr)]
+                case fastcgi.RequestEnded(protocol_status=status):
+                    if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
+                        self._problem = UpstreamBroken(f"the request was not executed: {status.name}")
+                    return True
+                case fastcgi.ConnectionClosed():
+                    self._problem = UpstreamBroken(f"closed without END_REQUEST{self.remark()}")
+                    return True
+                case _:  # ends of streams, records of other ids and types: nothing to learn from
+                    pass
+
+    def _take_output(self, data: bytes) -> None:
+        self._head_reader.receive_data(data)
+        while True:
+            match self._head_reader.next_event():
+                case fastcgi.ResponseHead() as head:
+                    self._head = head
+                case fastcgi.BodyChunk(data=piece):
+                    self._output += piece
+                case _:
+                    return
+
+    def answer(self) -> Answer:
+        """The answer, if there is one.
+
+        Raises:
+            UpstreamBroken: there is none, or it was given before the script can have seen the whole request.
+        """
+        if self._problem is not None:
+            raise self._problem
+        if self._sending is not _Sending.DONE:
+            raise UpstreamBroken(f"answered too early: {self._sending.value}") from self._send_error
+        if self._head is None:
+            raise UpstreamBroken(f"no output, not even a head{self.remark()}")
+        return Answer(self._head.status, bytes(self._output), bytes(self._stderr))
+
+    def remark(self) -> str:
+        """What else is known, for the log."""
+        remarks = [self._sending.value] if self._sending.value else []
+        if self._head is not None:
+            remarks.append(f"HTTP status {self._head.status}, {len(self._output)} octets of output")
+        if self._stderr:
+            remarks.append(f"STDERR: {clean(bytes(self._stderr), 300)}")
+        return "".join(f"; {remark}" for remark in remarks)
