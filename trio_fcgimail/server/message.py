@@ -27,9 +27,10 @@ _BODY_NAME: Final = b"body="
 class IncomingMessage:
     """The content of one mail, spooled, with its digest, its header's facts and the size of its form."""
 
-    def __init__(self, envelope: Envelope, room: SpoolRoom) -> None:
+    def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines) -> None:
         self.envelope = envelope
         self.octets = 0  # of the content as received
+        self._lines = lines
         self._spool = Spool(room)
         self._digest = MailDigest(envelope.mail_from, envelope.recipients)
         self._headers = HeaderReader()
@@ -52,19 +53,19 @@ class IncomingMessage:
         """What the header said, as far as it came."""
         return self._headers.facts()
 
-    def received(self, lines: BodyLines) -> Received:
+    def received(self) -> Received:
         """What the save script is told about the content, once it is complete."""
-        return Received(self.header_facts().subject, self._digest.hexdigest(), self._meter.size(lines))
+        return Received(self.header_facts().subject, self._digest.hexdigest(), self._meter.size(self._lines))
 
-    def form(self, lines: BodyLines) -> Body:
+    def form(self) -> Body:
         """The request body of the save script: ``body`` first, as its name sorts there, then the other fields."""
-        rest = b"&" + encode_fields(save_fields(self.envelope, self.received(lines)))
-        octets = len(_BODY_NAME) + self._meter.encoded_size(lines) + len(rest)
-        return Body(octets, self._form_pieces(lines, rest))
+        rest = b"&" + encode_fields(save_fields(self.envelope, self.received()))
+        octets = len(_BODY_NAME) + self._meter.encoded_size(self._lines) + len(rest)
+        return Body(octets, self._form_pieces(rest))
 
-    async def _form_pieces(self, lines: BodyLines, rest: bytes) -> AsyncIterator[bytes]:
+    async def _form_pieces(self, rest: bytes) -> AsyncIterator[bytes]:
         yield _BODY_NAME
-        encoder = BodyEncoder(lines)
+        encoder = BodyEncoder(self._lines)
         async for piece in self._spool.pieces():
             if encoded := encoder.encode(piece):
                 yield encoded

@@ -22,6 +22,10 @@ class SpoolFullError(Exception):
     """There is no room for more of this mail, now."""
 
 
+class SpoolReadError(Exception):
+    """What was written cannot be read back."""
+
+
 @final
 class SpoolRoom:
     """What all spools together may put on the disk.
@@ -95,14 +99,17 @@ class Spool:
         return tempfile.TemporaryFile(buffering=0, dir=self._room.directory)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """All of it, in pieces of bounded size."""
+        """All of it, in pieces of bounded size. Raises SpoolReadError."""
         if self._file is not None:
             offset = 0
             while offset < self._on_disk:
                 octets = min(_BLOCK_OCTETS, self._on_disk - offset)
-                piece = await trio.to_thread.run_sync(os.pread, self._file.fileno(), octets, offset)
+                try:
+                    piece = await trio.to_thread.run_sync(os.pread, self._file.fileno(), octets, offset)
+                except OSError as exc:
+                    raise SpoolReadError(f"{self._room.directory}: {exc.strerror}") from exc
                 if not piece:
-                    raise SpoolFullError("the spool file is shorter than what was written to it")
+                    raise SpoolReadError("the spool file is shorter than what was written to it")
                 offset += len(piece)
                 yield piece
         for start in range(0, len(self._memory), _BLOCK_OCTETS):

@@ -1,8 +1,7 @@
 """One FastCGI request over Trio: connect, send all of it, read while writing, close.
 
-What is known when it fails decides what may be done next (docs/design.md, "Upstream"), so the errors say it:
-``UpstreamUnavailable`` means that nothing was sent; after ``UpstreamBroken`` and ``UpstreamTimeout`` the script may have
-run.
+What is known when it fails decides what may be done next (docs/design.md, "Upstream"), so the errors say it: nothing
+was sent before ``UpstreamUnavailable``; after ``UpstreamBroken`` and ``UpstreamTimeout`` the script may have run.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, final
+from typing import Final, assert_never, final
 
 import trio
 
 from trio_fcgimail import fastcgi
 from trio_fcgimail.config import TcpAddress, UnixAddress, UpstreamAddress
 from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean
+from trio_fcgimail.server.spool import SpoolReadError
 
 _RECEIVE_OCTETS: Final = 65_536
 _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
@@ -125,9 +125,9 @@ async def request(
     try:
         with trio.fail_after(seconds):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(exchange.send, parameters, body)
-                await exchange.read()
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(exchange.send, parameters, body, nursery.cancel_scope)
+                if not await exchange.read():
+                    nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see answer()
             return exchange.answer()
     except trio.TooSlowError as exc:
         raise UpstreamTimeout(f"no complete answer within {seconds:g} s{exchange.remark()}") from exc
@@ -156,8 +156,12 @@ class _Exchange:
         self._problem: UpstreamError | None = None
         self._send_error: Exception | None = None
 
-    async def send(self, parameters: Sequence[Parameter], body: Body | None) -> None:
-        """Send it all. A failure is kept for the reader: what came back may still explain it."""
+    async def send(self, parameters: Sequence[Parameter], body: Body | None, scope: trio.CancelScope) -> None:
+        """Send it all. When the connection breaks the reader goes on: what came back may still explain it.
+
+        Args:
+            scope: cancelled when there will be nothing to read, as the request could not be made.
+        """
         try:
             head = self._conn.begin_request(_REQUEST_ID, params=parameters)
             if body is None:
@@ -167,14 +171,18 @@ class _Exchange:
                 async for piece in body.pieces:
                     await self._stream.send_all(self._conn.send_stdin(_REQUEST_ID, piece))
                 await self._stream.send_all(self._conn.end_stdin(_REQUEST_ID))
-        except (trio.BrokenResourceError, fastcgi.LocalProtocolError) as exc:
+        except trio.BrokenResourceError as exc:
             self._sending = _Sending.FAILED
             self._send_error = exc
+        except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
+            self._sending = _Sending.FAILED
+            self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
+            scope.cancel()
         else:
             self._sending = _Sending.DONE
 
-    async def read(self) -> None:
-        """Read to END_REQUEST, to the end of the connection, or to what makes an answer impossible."""
+    async def read(self) -> bool:
+        """Read to END_REQUEST, or to what makes an answer impossible; whether it was the former."""
         try:
             while not self._take_events():
                 self._conn.receive_data(await self._stream.receive_some(_RECEIVE_OCTETS))
@@ -183,6 +191,7 @@ class _Exchange:
         except trio.BrokenResourceError as exc:
             self._problem = UpstreamBroken(f"the connection broke{self.remark()}")
             self._problem.__cause__ = exc
+        return self._problem is None
 
     def _take_events(self) -> bool:
         """Use what was received; whether this was the last of it."""
@@ -204,8 +213,15 @@ class _Exchange:
                 case fastcgi.ConnectionClosed():
                     self._problem = UpstreamBroken(f"closed without END_REQUEST{self.remark()}")
                     return True
-                case _:  # ends of streams, records of other ids and types: nothing to learn from
-                    pass
+                case (
+                    fastcgi.StreamEnded()
+                    | fastcgi.ValuesReceived()
+                    | fastcgi.UnknownTypeReported()
+                    | fastcgi.RecordIgnored()
+                ):
+                    pass  # nothing to learn from
+                case event:
+                    assert_never(event)
 
     def _take_output(self, data: bytes) -> None:
         self._head_reader.receive_data(data)
@@ -215,8 +231,12 @@ class _Exchange:
                     self._head = head
                 case fastcgi.BodyChunk(data=piece):
                     self._output += piece
-                case _:
+                case fastcgi.Signal.NEED_DATA:
                     return
+                case fastcgi.ResponseEnded():
+                    raise AssertionError("nobody told the reader of an end")
+                case event:
+                    assert_never(event)
 
     def answer(self) -> Answer:
         """The answer, if there is one.

@@ -1,0 +1,207 @@
+"""The server: its nursery tree, its connections, and how it ends.
+
+The tree::
+
+    Server.run
+    └── ending (nursery)                 left when the last session is over
+        ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
+        └── connections (nursery)        one task for each session
+            ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
+            └── Session.run ...          each in a cancel scope of its own, with the deadlines of the settings within
+                └── upstream.request     a nursery of two tasks, writer and reader, for each FastCGI request
+
+A session's exception ends in Session.run, so nothing but a fault of this module can cancel the connections.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from functools import partial
+from typing import final
+
+import structlog.typing
+import trio
+
+from trio_fcgimail import smtp
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings
+from trio_fcgimail.mail import Peer, new_queue_id
+from trio_fcgimail.server.gateway import Gateway, Observer
+from trio_fcgimail.server.listeners import bound_address, close_listener, open_listeners, peer_of
+from trio_fcgimail.server.scripts import Scripts
+from trio_fcgimail.server.session import Session
+from trio_fcgimail.server.spool import SpoolRoom
+from trio_fcgimail.smtp import Reply, catalogue
+
+
+class Ending(Enum):
+    """How the server came to its end."""
+
+    DRAINED = "every session was over in time"
+    CUT = "sessions were cut"
+
+
+def _new_queue_id() -> str:
+    return new_queue_id(time.time_ns() // 1000, os.urandom(5))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).astimezone()
+
+
+def server_options(settings: Settings, listener: ListenerSettings) -> smtp.ServerOptions:
+    """The settings of a listener as the core takes them."""
+    limits = settings.limits
+    everything = frozenset(smtp.Extension)
+    keywords = listener.extensions
+    return smtp.ServerOptions(
+        hostname=settings.hostname,
+        extensions=everything if keywords == "all" else frozenset(smtp.Extension(str(word)) for word in keywords),
+        bare_newline=smtp.BareNewline(listener.bare_newline.value),
+        max_message_octets=limits.message_octets,
+        max_recipients=limits.recipients,
+        max_messages=limits.messages_per_connection,
+        max_bad_commands=limits.bad_commands,
+        max_refused_recipients=limits.refused_recipients,
+    )
+
+
+@final
+class Server:
+    """Serves the listeners of one configuration.
+
+    Args:
+        settings: checked.
+        log: where lines go.
+        observers: told of every mail at its end.
+
+    Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        log: structlog.typing.FilteringBoundLogger,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._gateway = Gateway(
+            settings=settings,
+            scripts=Scripts(settings),
+            room=SpoolRoom(
+                directory=settings.spool.directory,
+                memory_octets=settings.spool.memory_octets,
+                total_octets=settings.spool.total_octets,
+            ),
+            log=log,
+            now=_now,
+            queue_id=_new_queue_id,
+            observers=tuple(observers),
+        )
+        self._sessions: set[Session] = set()
+        self._connections_by_ip: Counter[str] = Counter()
+        self._stopping = trio.Event()
+        self._cutting = trio.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end has begun."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
+        self._stopping.set()
+
+    def cut(self) -> None:
+        """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
+        self._stopping.set()
+        self._cutting.set()
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
+    ) -> Ending:
+        """Listen and serve until stopped.
+
+        Args:
+            task_status: told the addresses once all of them are listened on.
+
+        Raises:
+            ListenError: an address cannot be listened on; nothing was served.
+        """
+        opened: list[tuple[ListenerSettings, trio.SocketListener]] = []
+        try:
+            for listener in self._settings.listeners:
+                opened += [(listener, socket) for socket in await open_listeners(listener)]
+            addresses = tuple(bound_address(socket) for _, socket in opened)
+            self._log.info("listening", addresses=", ".join(map(str, addresses)))
+            task_status.started(addresses)
+            await self._serve(opened)
+        finally:
+            for _, socket in opened:
+                close_listener(socket)
+        ending = Ending.CUT if self._cutting.is_set() else Ending.DRAINED
+        self._log.info("stopped", ending=ending.value)
+        return ending
+
+    async def _serve(self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]]) -> None:
+        async with trio.open_nursery() as ending:
+            async with trio.open_nursery() as connections:
+                await self._accept(opened, connections)
+                for session in self._sessions:
+                    session.drain()
+                ending.start_soon(self._cut_in_time)
+            ending.cancel_scope.cancel()
+
+    async def _accept(
+        self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]], connections: trio.Nursery
+    ) -> None:
+        """Accept on all listeners until stopped. Trio logs and outlives a lack of file descriptors."""
+        async with trio.open_nursery() as accepting:
+            for listener, socket in opened:
+                handler = partial(self._serve_connection, server_options(self._settings, listener))
+                accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
+            await self._stopping.wait()
+            accepting.cancel_scope.cancel()
+        for _, socket in opened:
+            close_listener(socket)
+
+    async def _cut_in_time(self) -> None:
+        """Wait for the sessions that are left, but not for ever."""
+        with trio.move_on_after(self._settings.drain_seconds):
+            await self._cutting.wait()
+        self._cutting.set()
+        for session in self._sessions:
+            session.cut()
+
+    async def _serve_connection(self, options: smtp.ServerOptions, stream: trio.SocketStream) -> None:
+        """One connection, from the accept to the close."""
+        try:
+            peer = peer_of(stream)
+        except OSError:
+            await trio.aclose_forcefully(stream)
+            return
+        session = Session(stream, peer, options, self._gateway, self._refusal(peer))
+        self._sessions.add(session)
+        self._connections_by_ip[peer.ip] += 1
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+            self._connections_by_ip[peer.ip] -= 1
+            if not self._connections_by_ip[peer.ip]:
+                del self._connections_by_ip[peer.ip]
+
+    def _refusal(self, peer: Peer) -> Reply | None:
+        """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
+        limits = self._settings.limits
+        if limits.connections is not None and len(self._sessions) >= limits.connections:
+            return catalogue.TOO_MANY_CONNECTIONS
+        if not peer.ip or limits.connections_per_ip is None:
+            return None
+        return catalogue.TOO_MANY_CONNECTIONS if self._connections_by_ip[peer.ip] >= limits.connections_per_ip else None

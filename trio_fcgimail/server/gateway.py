@@ -1,0 +1,59 @@
+"""What all sessions of a server share, put together once and handed to each: no globals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, final
+
+import structlog.typing
+
+from trio_fcgimail.config import Settings
+from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.scripts import Scripts
+from trio_fcgimail.server.spool import SpoolRoom
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailReport:
+    """One mail, at its end.
+
+    Args:
+        octets: of the content as received.
+        seconds: from the end of the data to the verdict.
+    """
+
+    envelope: Envelope
+    subject: str
+    octets: int
+    digest: str
+    verdict: Verdict
+    seconds: float
+
+
+class Observer(Protocol):
+    """Whoever wants to see the mails go by. Must not block and must not raise."""
+
+    def mail(self, report: MailReport) -> None:
+        """A mail got its verdict."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Everything a session needs.
+
+    Args:
+        now: the wall clock, with a time zone.
+        queue_id: makes a new identifier.
+    """
+
+    settings: Settings
+    scripts: Scripts
+    room: SpoolRoom
+    log: structlog.typing.FilteringBoundLogger
+    now: Callable[[], datetime]
+    queue_id: Callable[[], str]
+    observers: tuple[Observer, ...] = field(default=())

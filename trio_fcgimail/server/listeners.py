@@ -1,0 +1,118 @@
+"""Opening what we listen on, with one clear line when that cannot be done."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from trio_fcgimail.config import ListenAddress, ListenerSettings, TcpAddress, UnixAddress
+from trio_fcgimail.mail import Peer
+
+_BACKLOG: Final = 1024  # ours: short bursts wait in the kernel; the kernel's somaxconn cuts it further
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the text is one line for the user."""
+
+
+async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener]:
+    """Open one listener of the settings; a host name may stand for several addresses.
+
+    Raises:
+        ListenError: it cannot be done.
+    """
+    try:
+        match listener.address:
+            case TcpAddress(host=host, port=port):
+                return list(await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG))
+            case UnixAddress(path=path):
+                return [_open_unix(Path(path), listener.mode, listener.group)]
+    except (OSError, LookupError) as exc:
+        raise ListenError(f"cannot listen on {listener.address}: {_explain(exc)}") from exc
+
+
+def _open_unix(path: Path, mode: int | None, group: str | None) -> trio.SocketListener:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Nobody may connect before mode and group are right: the socket is born closed to all others.
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(before)
+        if group is not None:
+            shutil.chown(path, group=group)
+        path.chmod(0o666 & ~before if mode is None else mode)
+        sock.listen(_BACKLOG)
+        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a server that is gone. One that is alive, or no socket at all, is left alone."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # alive, busy or not ours: bind() will say what is wrong
+
+
+def bound_address(listener: trio.SocketListener) -> ListenAddress:
+    """Where a listener really listens: port 0 has become a number."""
+    name = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX:
+        return UnixAddress(os.fsdecode(name))
+    return TcpAddress(str(ipaddress.ip_address(name[0])), int(name[1]))
+
+
+def close_listener(listener: trio.SocketListener) -> None:
+    """Stop listening at once; a unix socket's file goes with it. Closing twice does nothing."""
+    if listener.socket.fileno() < 0:
+        return
+    address = bound_address(listener)
+    listener.socket.close()
+    if isinstance(address, UnixAddress):
+        Path(address.path).unlink(missing_ok=True)
+
+
+def peer_of(stream: trio.SocketStream) -> Peer:
+    """Who is connected; an IPv4 address mapped into IPv6 is shown as IPv4, a zone is dropped.
+
+    Raises:
+        OSError: the client is gone already.
+    """
+    name = stream.socket.getpeername()
+    if stream.socket.family == socket.AF_UNIX:
+        return Peer("", 0)
+    address = ipaddress.ip_address(name[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return Peer(str(mapped or address), int(name[1]))
+
+
+def _explain(exc: OSError | LookupError) -> str:
+    match exc:
+        case OSError(errno=errno.EADDRINUSE):
+            return "the address is in use; is another server running there?"
+        case OSError(errno=errno.EACCES | errno.EPERM):
+            return "not permitted; ports below 1024 are for root"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return "this machine does not have that address"
+        case OSError(strerror=str(text)):
+            return text
+        case _:
+            return str(exc)

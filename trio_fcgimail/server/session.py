@@ -1,0 +1,394 @@
+"""One connection: the SMTP core on one side, a stream and the scripts on the other.
+
+The core decides what is legal, the settings and the scripts what is wanted; here is only who waits for what, and for
+how long. Every wait has a deadline that is named in the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from enum import Enum
+from typing import Final, assert_never, final
+
+import structlog.typing
+import trio
+
+from trio_fcgimail import smtp
+from trio_fcgimail.mail import BodyLines, Envelope, Peer, Verdict, failed, has_room, received_header, recipient_octets
+from trio_fcgimail.mail import Session as SessionFacts
+from trio_fcgimail.server.gateway import Gateway, MailReport
+from trio_fcgimail.server.message import IncomingMessage
+from trio_fcgimail.server.pace import DataPace
+from trio_fcgimail.server.spool import SpoolFullError
+from trio_fcgimail.smtp import Mailbox, Reply, catalogue
+
+_RECEIVE_OCTETS: Final = 65_536
+_FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
+GOODBYE_SECONDS: Final = 2.0  # for the last reply and the closing handshake when we are being stopped
+
+
+class _ClientGoneError(Exception):
+    """The client cannot be written to any more."""
+
+
+class _Mode(Enum):
+    SERVING = "as usual"
+    DRAINING = "to be ended at the first good moment"
+
+
+@final
+class Session:
+    """Serves one client until it or we close.
+
+    Args:
+        stream: owned from here on.
+        peer: who is connected.
+        options: of the listener.
+        gateway: what all sessions share.
+        refusal: greet with this instead of 220; None to serve.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        peer: Peer,
+        options: smtp.ServerOptions,
+        gateway: Gateway,
+        refusal: Reply | None = None,
+    ) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._gateway = gateway
+        self._limits = gateway.settings.limits
+        self._refusal = refusal
+        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=peer.ip or "unix")
+        self._conn = smtp.ServerConnection(options)
+        self._out = bytearray()
+        self._facts: SessionFacts | None = None
+        self._envelope: Envelope | None = None
+        self._recipients: list[Mailbox] = []
+        self._metadata_octets = 0
+        self._message: IncomingMessage | None = None
+        self._pace: DataPace | None = None
+        self._mode = _Mode.SERVING
+        self._scope = trio.CancelScope()
+        self._idle_scope: trio.CancelScope | None = None
+        self._save_scope: trio.CancelScope | None = None
+
+    # From outside
+
+    def drain(self) -> None:
+        """End the session between two transactions, with 421; a transaction under way goes on."""
+        self._mode = _Mode.DRAINING
+        if self._idle_scope is not None:
+            self._idle_scope.cancel()
+
+    def cut(self) -> None:
+        """End the session now, with 421; a sender who waits for a verdict is told 451 first."""
+        if self._save_scope is not None:
+            self._save_scope.cancel()
+        self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve the client, in a cancel scope of its own. Its faults end here; ours are logged, and 421 to it."""
+        with self._scope:
+            await self._run()
+
+    async def _run(self) -> None:
+        try:
+            await self._converse()
+        except _ClientGoneError:
+            self._log.info("client gone", state=self._conn.state.name)
+        except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
+            self._log.exception("session failed", state=self._conn.state.name)
+            await self._say_goodbye(catalogue.LOCAL_ERROR_CLOSING)
+        except BaseException:  # cancelled, alone or in a group: the server stops
+            await self._say_goodbye(catalogue.SHUTTING_DOWN)
+            raise
+        finally:
+            self._forget_mail()
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+                await trio.aclose_forcefully(self._stream)
+
+    # The conversation
+
+    async def _converse(self) -> None:
+        while True:
+            try:
+                event = self._conn.next_event()
+            except smtp.RemoteProtocolError as exc:
+                self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
+                self._out += exc.reply.render()
+                break
+            if isinstance(event, smtp.ConnectionClosed):
+                self._log.debug("connection closed", reason=event.reason.value)
+                break
+            await self._handle(event)
+            if len(self._out) > _FLUSH_OCTETS:
+                await self._flush()
+        await self._flush()
+        await self._close_politely()
+
+    async def _handle(self, event: smtp.Event | smtp.Signal) -> None:
+        match event:
+            case smtp.Signal.NEED_DATA:
+                await self._receive()
+            case smtp.Connected():
+                self._greet(event)
+            case smtp.Hello(word=word, domain=domain):
+                self._facts = SessionFacts(self._peer, word, domain)
+                self._forget_mail()
+                self._out += self._conn.accept(event)
+            case smtp.MailFrom():
+                self._begin(event)
+            case smtp.RcptTo():
+                await self._take_recipient(event)
+            case smtp.DataBegun():
+                await self._begin_data(event)
+            case smtp.MessageChunk(data=data):
+                await self._take_chunk(data)
+            case smtp.MessageEnd():
+                await self._end(event)
+            case smtp.MessageRefused(reply=reply, to_send=to_send):
+                self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
+                self._forget_mail()
+                self._out += to_send
+            case smtp.TransactionReset(to_send=to_send):
+                self._forget_mail()
+                self._out += to_send
+            case smtp.CommandAnswered(to_send=to_send):
+                self._out += to_send
+            case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
+                self._log.debug("command refused", verb=verb.name, reply=reply.text)
+                self._out += to_send
+            case smtp.Signal.PAUSED | smtp.ConnectionClosed():
+                raise AssertionError(f"{event} is not for here")
+            case _:
+                assert_never(event)
+
+    def _greet(self, event: smtp.Connected) -> None:
+        if self._refusal is None:
+            self._out += self._conn.accept(event)
+        else:
+            self._log.info("connection refused", reply=self._refusal.text)
+            self._out += self._conn.reject(event, self._refusal)
+
+    # A transaction
+
+    @property
+    def _queue_id(self) -> str:
+        return "" if self._envelope is None else self._envelope.queue_id
+
+    def _begin(self, event: smtp.MailFrom) -> None:
+        assert self._facts is not None, "the core lets no MAIL pass before a greeting"
+        self._envelope = Envelope(
+            queue_id=self._gateway.queue_id(),
+            session=self._facts,
+            mail_from=event.path,
+            body_type=event.body,
+            smtputf8=event.smtputf8,
+        )
+        self._out += self._conn.accept(event)
+
+    async def _take_recipient(self, event: smtp.RcptTo) -> None:
+        reply = await self._judge_recipient(event.path)
+        if reply.outcome is smtp.Outcome.OK:
+            self._out += self._conn.accept(event, reply)
+        else:
+            self._out += self._conn.reject(event, reply)
+
+    async def _judge_recipient(self, path: Mailbox) -> Reply:
+        """What RCPT is answered: our own rules first, then the script's."""
+        settings = self._gateway.settings
+        recipient = path if path.domain is not None else Mailbox(path.local_part, settings.hostname)
+        envelope = self._current_envelope()
+        if path.domain is not None and not settings.allowed_hosts.allows(path.domain):
+            self._log.info("relaying denied", queue_id=envelope.queue_id, rcpt=str(path))
+            return catalogue.RELAY_DENIED
+        octets = self._metadata_octets + recipient_octets(recipient)
+        if not has_room(len(self._recipients) + 1, octets):
+            return catalogue.TOO_MANY_RECIPIENTS
+        reply = catalogue.RECIPIENT_OK
+        if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
+            reply = (await self._validate(envelope, recipient)).reply
+        if reply.outcome is smtp.Outcome.OK:
+            self._recipients.append(recipient)
+            self._metadata_octets = octets
+        return reply
+
+    async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
+        began = trio.current_time()
+        verdict = await self._gateway.scripts.validate(envelope, recipient)
+        self._log.info(
+            "recipient",
+            queue_id=envelope.queue_id,
+            mail_from=envelope.sender,
+            rcpt=str(recipient),
+            verdict=verdict.meaning.value,
+            reply=verdict.reply.text,
+            reason=verdict.reason,
+            milliseconds=round(1000 * (trio.current_time() - began)),
+        )
+        return verdict
+
+    def _current_envelope(self) -> Envelope:
+        assert self._envelope is not None, "the core lets nothing of a transaction pass before MAIL"
+        return replace(self._envelope, recipients=tuple(self._recipients))
+
+    async def _begin_data(self, event: smtp.DataBegun) -> None:
+        settings = self._gateway.settings
+        envelope = self._current_envelope()
+        trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+        lines = BodyLines(settings.scripts.line_ends.value)
+        message = self._message = IncomingMessage(envelope, self._gateway.room, lines)
+        await self._spool(message.add_trace(trace))
+        self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
+        self._out += self._conn.accept(event)
+
+    async def _take_chunk(self, data: bytes) -> None:
+        if self._message is not None:  # else its spool is full: read on to the end, where the sender is told
+            await self._spool(self._message.add(data))
+
+    async def _spool(self, writing: Awaitable[None]) -> None:
+        try:
+            await writing
+        except SpoolFullError as exc:
+            self._log.error("spool is full", queue_id=self._queue_id, problem=str(exc))
+            self._drop_message()
+
+    async def _end(self, event: smtp.MessageEnd) -> None:
+        """The final dot: nothing is ours before the script has said so."""
+        await self._flush()
+        reply = await self._settle()
+        self._forget_mail()
+        if reply.outcome is smtp.Outcome.OK:
+            self._out += self._conn.accept(event, reply)
+        else:
+            self._out += self._conn.reject(event, reply)
+
+    async def _settle(self) -> Reply:
+        message = self._message
+        if message is None:
+            return catalogue.INSUFFICIENT_STORAGE
+        limit = self._limits.max_received
+        if limit is not None and message.header_facts().received > limit:
+            self._log.warning("mail loop", queue_id=self._queue_id)
+            return catalogue.MAIL_LOOP
+        began = trio.current_time()
+        verdict = await self._save(message)
+        self._report(message, verdict, trio.current_time() - began)
+        return verdict.reply
+
+    async def _save(self, message: IncomingMessage) -> Verdict:
+        """Ask the save script, shielded: once sent the request will run, whoever goes away meanwhile.
+
+        The shield ends with its own deadline, or when the server gives up waiting (``cut``).
+        """
+        scripts = self._gateway.scripts
+        deadline = trio.current_time() + scripts.save_deadline_seconds + GOODBYE_SECONDS
+        with trio.CancelScope(deadline=deadline, shield=True) as scope:
+            self._save_scope = scope
+            try:
+                return await scripts.save(message)
+            finally:
+                self._save_scope = None
+        return failed("the wait for the verdict was cut")
+
+    def _report(self, message: IncomingMessage, verdict: Verdict, seconds: float) -> None:
+        received = message.received()
+        report = MailReport(
+            envelope=message.envelope,
+            subject=received.subject,
+            octets=message.octets,
+            digest=received.digest,
+            verdict=verdict,
+            seconds=seconds,
+        )
+        for observer in self._gateway.observers:
+            observer.mail(report)
+
+    def _forget_mail(self) -> None:
+        self._envelope = None
+        self._recipients = []
+        self._metadata_octets = 0
+        self._pace = None
+        self._drop_message()
+
+    def _drop_message(self) -> None:
+        if self._message is not None:
+            self._message.close()
+            self._message = None
+
+    # The stream
+
+    async def _receive(self) -> None:
+        """Wait for the client, under the deadline of what the core waits for."""
+        await self._flush()
+        match self._conn.waiting_for:
+            case smtp.Waiting.DATA:
+                await self._receive_within(self._limits.data_seconds)
+            case smtp.Waiting.COMMAND:
+                await self._receive_within(self._limits.idle_seconds)
+            case smtp.Waiting.ANSWER | smtp.Waiting.NOTHING:
+                raise AssertionError("the core asked for data that it does not wait for")
+            case waiting:
+                assert_never(waiting)
+
+    async def _receive_within(self, seconds: float) -> None:
+        began = trio.current_time()
+        with trio.move_on_after(seconds) as scope:
+            if not self._conn.in_transaction:
+                self._idle_scope = scope
+                if self._mode is _Mode.DRAINING:
+                    scope.cancel()
+            try:
+                data = await self._stream.receive_some(_RECEIVE_OCTETS)
+            except trio.BrokenResourceError:
+                data = b""  # a reset is an end as well
+            finally:
+                self._idle_scope = None
+        if scope.cancelled_caught:
+            self._close(catalogue.SHUTTING_DOWN if self._mode is _Mode.DRAINING else catalogue.TIMED_OUT)
+        elif self._pace is not None and self._pace.is_too_slow(len(data), trio.current_time() - began):
+            self._close(catalogue.TOO_SLOW)
+        else:
+            self._conn.receive_data(bytes(data))
+
+    def _close(self, reply: Reply) -> None:
+        self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)
+        self._out += self._conn.close(reply)
+
+    async def _flush(self) -> None:
+        """Send what was gathered. A client that does not read has ``idle_seconds`` to begin."""
+        if not self._out:
+            return
+        data = bytes(self._out)
+        self._out.clear()
+        try:
+            with trio.fail_after(self._limits.idle_seconds):
+                await self._stream.send_all(data)
+        except (trio.TooSlowError, trio.BrokenResourceError) as exc:
+            raise _ClientGoneError from exc
+
+    async def _close_politely(self) -> None:
+        """Half-close first: closing with unread octets in the kernel would destroy our last reply on its way."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with trio.move_on_after(GOODBYE_SECONDS):
+                try:
+                    await self._stream.send_eof()
+                    while await self._stream.receive_some(_RECEIVE_OCTETS):
+                        pass
+                except trio.BrokenResourceError:
+                    pass
+
+    async def _say_goodbye(self, reply: Reply) -> None:
+        """The last words of a session that is being ended, verdicts that were not sent yet among them."""
+        if self._conn.state is not smtp.State.CLOSED:
+            self._out += self._conn.close(reply)
+        with trio.move_on_after(GOODBYE_SECONDS, shield=True):
+            try:
+                await self._flush()
+                await self._close_politely()
+            except _ClientGoneError:
+                pass
