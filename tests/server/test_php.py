@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 import trio
 from structlog.testing import capture_logs
 
@@ -112,6 +113,7 @@ async def _run(
             user=script_user(),
             message_octets=message_octets,
             save_seconds=save_seconds,
+            log=structlog.get_logger(),
             task_status=task_status,
         )
 
@@ -295,6 +297,7 @@ async def test_as_root_with_a_script_of_root_nothing_starts(folder: Path, privat
             user=None,
             message_octets=0,
             save_seconds=30,
+            log=structlog.get_logger(),
         )
     assert _entries(private) == []
 
@@ -425,13 +428,14 @@ async def test_a_script_beyond_its_time_is_killed(folder: Path, private: Path) -
 
 _SERVER: Final = """
 import functools, sys, trio, pathlib, tempfile
+import structlog
 from trio_fcgimail.server.php import PhpKind, PhpProgram, run_php
 async def main():
     kind, program, script, user, tempfile.tempdir = sys.argv[1:]
     async with trio.open_nursery() as nursery:
         path = await nursery.start(functools.partial(
             run_php, PhpProgram(PhpKind(kind), pathlib.Path(program)), scripts=[pathlib.Path(script)], children=1,
-            user=user or None, message_octets=0, save_seconds=30))
+            user=user or None, message_octets=0, log=structlog.get_logger(), save_seconds=30))
         print(path, flush=True)
 trio.run(main)
 """

@@ -33,11 +33,13 @@ class AllowedHosts:
         exact: domains and address literals, in lower case and normalised.
         below: domains any depth of whose subdomains is taken, in lower case.
         takes_any: whether every domain is taken.
+        entries: as they were written, in their order.
     """
 
     exact: frozenset[str]
     below: frozenset[str]
     takes_any: bool
+    entries: tuple[str, ...]
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> Self:
@@ -62,7 +64,7 @@ class AllowedHosts:
                 exact.add(_literal(entry))
             else:
                 exact.add(_domain(entry))
-        return cls(frozenset(exact), frozenset(below), _ANY in entries)
+        return cls(frozenset(exact), frozenset(below), _ANY in entries, tuple(entries))
 
     def allows(self, domain: str | None) -> bool:
         """Say whether mail for `domain` is taken.

@@ -19,6 +19,7 @@ MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends
 MAX_FIELDS: Final = 900  # PHP drops what exceeds max_input_vars, 1,000 as shipped
 RESERVED_OCTETS: Final = 12_288  # of these 60,000, for the subject and everything that is not a recipient
 RESERVED_FIELDS: Final = 40
+FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 Field = tuple[str, str]
 Parameter = tuple[bytes, bytes]
@@ -98,15 +99,24 @@ def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remot
     return _parameters(script, hostname, remote_ip, ("REQUEST_METHOD", "GET"), query=query_string(fields))
 
 
-def post_parameters(script: str, octets: int, *, hostname: str, remote_ip: str) -> list[Parameter]:
-    """The CGI parameters of a POST of a form of so many octets."""
+def post_parameters(
+    script: str,
+    octets: int,
+    *,
+    hostname: str,
+    remote_ip: str,
+    fields: Iterable[Field] = (),
+    content_type: str = FORM_TYPE,
+) -> list[Parameter]:
+    """The CGI parameters of a POST of so many octets; ``fields`` go into the query string."""
     return _parameters(
         script,
         hostname,
         remote_ip,
         ("REQUEST_METHOD", "POST"),
-        ("CONTENT_TYPE", "application/x-www-form-urlencoded"),
+        ("CONTENT_TYPE", content_type),
         ("CONTENT_LENGTH", str(octets)),
+        query=query_string(fields),
     )
 
 

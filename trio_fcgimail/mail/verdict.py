@@ -47,11 +47,21 @@ class Meaning(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer: END_REQUEST came with protocolStatus 0. Anything less is no answer at all."""
+    """A complete answer: END_REQUEST came with protocolStatus 0. Anything less is no answer at all.
+
+    Args:
+        status: of HTTP.
+        output: STDOUT behind the head.
+        stderr: STDERR, cut at ``MAX_STDERR_OCTETS``.
+        headers: of the head, names in lower case; no verdict depends on them.
+        app_status: of END_REQUEST; no verdict depends on it, as php-fpm always says 0.
+    """
 
     status: int
     output: bytes
     stderr: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    app_status: int = 0
 
 
 @final

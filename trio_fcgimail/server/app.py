@@ -108,6 +108,7 @@ class Server:
         self._connections_by_ip: Counter[str] = Counter()
         self._stopping = trio.Event()
         self._cutting = trio.Event()
+        self._ending = Ending.DRAINED
 
     @property
     def is_stopping(self) -> bool:
@@ -145,9 +146,8 @@ class Server:
         finally:
             for _, socket in opened:
                 close_listener(socket)
-        ending = Ending.CUT if self._cutting.is_set() else Ending.DRAINED
-        self._log.info("stopped", ending=ending.value)
-        return ending
+        self._log.info("stopped", ending=self._ending.value)
+        return self._ending
 
     async def _serve(self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]]) -> None:
         async with trio.open_nursery() as ending:
@@ -175,8 +175,8 @@ class Server:
         """Wait for the sessions that are left, but not for ever."""
         with trio.move_on_after(self._settings.drain_seconds):
             await self._cutting.wait()
-        self._cutting.set()
         for session in self._sessions:
+            self._ending = Ending.CUT
             session.cut()
 
     async def _serve_connection(self, options: smtp.ServerOptions, stream: trio.SocketStream) -> None:

@@ -56,7 +56,7 @@ def make_log(settings: LogSettings, file: LogFile) -> structlog.typing.Filtering
         case LogFormat.JSON:
             renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
         case LogFormat.CONSOLE:
-            renderer = structlog.dev.ConsoleRenderer(colors=file.has_reader, pad_event_to=24)
+            renderer = structlog.dev.ConsoleRenderer(colors=file.has_reader, pad_event_to=24, sort_keys=False)
         case _:
             assert_never(settings.format)
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(

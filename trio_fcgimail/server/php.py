@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 import trio
+from structlog.typing import FilteringBoundLogger
 
 from trio_fcgimail.server.phpinstall import (
     PHP_MISSING,
@@ -70,6 +71,7 @@ async def run_php(
     user: str | None,
     message_octets: int,
     save_seconds: float,
+    log: FilteringBoundLogger,
     task_status: trio.TaskStatus[Path] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a PHP behind a private socket until cancelled; start it again whenever it ends.
@@ -91,6 +93,7 @@ async def run_php(
         message_octets: The largest mail; 0 for no limit. PHP's memory limit follows from it.
         save_seconds: php-fpm ends scripts that run this long (rounded up to whole seconds, and up to a third
             late, as its clock is coarse); 0 for never.
+        log: Told of PHP's own output, of its ends and of its returns.
         task_status: Told the socket's path once PHP accepts connections there. Restarts keep the path.
 
     Raises:
@@ -113,9 +116,9 @@ async def run_php(
                         "",
                     )
                 )
-                plan = _fpm_plan(program.path, folder, text)
+                plan = _fpm_plan(program.path, folder, text, log)
             case PhpKind.CGI:
-                plan = _cgi_plan(program.path, folder, account, children, values)
+                plan = _cgi_plan(program.path, folder, account, children, values, log)
             case _:
                 assert_never(program.kind)
         await supervise(plan, task_status)
@@ -138,12 +141,12 @@ def _php_values(message_octets: int) -> Iterator[tuple[str, str]]:
     yield "memory_limit", str(memory)
 
 
-def _fpm_plan(program: Path, folder: Path, configuration: str) -> PhpPlan:
+def _fpm_plan(program: Path, folder: Path, configuration: str, log: FilteringBoundLogger) -> PhpPlan:
     path = folder / CONFIGURATION_NAME
     path.write_text(configuration)
     argv = (str(program), "--nodaemonize", "--fpm-config", str(path))
     # The master keeps our rights, and gives them up for its workers.
-    return PhpPlan(argv, _environment(), folder, signal.SIGQUIT, None)
+    return PhpPlan(argv, _environment(), folder, signal.SIGQUIT, None, log)
 
 
 def _fpm_global(folder: Path) -> tuple[str, ...]:
@@ -183,7 +186,12 @@ def _fpm_value(setting: tuple[str, str]) -> str:
 
 
 def _cgi_plan(
-    program: Path, folder: Path, user: PhpUser | None, children: int, values: Sequence[tuple[str, str]]
+    program: Path,
+    folder: Path,
+    user: PhpUser | None,
+    children: int,
+    values: Sequence[tuple[str, str]],
+    log: FilteringBoundLogger,
 ) -> PhpPlan:
     if user is not None:
         os.chown(folder, user.uid, user.gid)  # php-cgi binds its socket after it has become the user
@@ -191,7 +199,7 @@ def _cgi_plan(
     environment = _environment() | {"PHP_FCGI_CHILDREN": str(children), "PHP_FCGI_MAX_REQUESTS": "0"}
     settings = (word for name, value in values for word in ("-d", f"{name}={value}"))
     argv = (str(program), "-b", str(folder / SOCKET_NAME), *settings)
-    return PhpPlan(argv, environment, folder, signal.SIGTERM, user)
+    return PhpPlan(argv, environment, folder, signal.SIGTERM, user, log)
 
 
 def _environment() -> dict[str, str]:

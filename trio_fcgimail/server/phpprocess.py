@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
@@ -51,8 +50,6 @@ _LIFELINE: Final = (
     f'read -r _; kill -s "$3" -- "-$1"; rm -f -- "$2/{SOCKET_NAME}" "$2/{CONFIGURATION_NAME}"; rmdir -- "$2"'
 )
 
-_log: FilteringBoundLogger = structlog.get_logger("trio_fcgimail.php")
-
 
 @dataclass(frozen=True, slots=True)
 class PhpPlan:
@@ -64,6 +61,7 @@ class PhpPlan:
         folder: A folder of its own, where it makes its socket ``SOCKET_NAME``.
         stop: The signal that asks it to end.
         user: Whom the process itself becomes; None for nobody else.
+        log: Where its output and its ends are told.
     """
 
     argv: tuple[str, ...]
@@ -71,6 +69,7 @@ class PhpPlan:
     folder: Path
     stop: signal.Signals
     user: PhpUser | None
+    log: FilteringBoundLogger
 
     @property
     def socket(self) -> Path:
@@ -109,10 +108,10 @@ async def supervise(plan: PhpPlan, task_status: trio.TaskStatus[Path]) -> None:
     while True:
         if life.ready_seconds is not None and life.ready_seconds >= HEALTHY_SECONDS:
             pause = FIRST_PAUSE_SECONDS
-        _log.error("php stopped, starting it again", program=plan.argv[0], end=life.end, in_seconds=pause)
+        plan.log.error("php stopped, starting it again", program=plan.argv[0], end=life.end, in_seconds=pause)
         await trio.sleep(pause)
         pause = min(pause * 2, LAST_PAUSE_SECONDS)
-        life = await _live(plan, partial(_log.info, "php is back", program=plan.argv[0]))
+        life = await _live(plan, partial(plan.log.info, "php is back", program=plan.argv[0]))
 
 
 async def _live(plan: PhpPlan, on_ready: Callable[[], None]) -> _Life:
@@ -126,7 +125,7 @@ async def _live(plan: PhpPlan, on_ready: Callable[[], None]) -> _Life:
     ready_seconds: float | None = None
     reading = trio.CancelScope(shield=True)  # PHP's last words count, also when we are cancelled
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read_output, process, output, reading)
+        nursery.start_soon(_read_output, plan, process, output, reading)
         async with _lifeline(plan, process):
             try:
                 if await _accepts(plan.socket, process):
@@ -137,7 +136,7 @@ async def _live(plan: PhpPlan, on_ready: Callable[[], None]) -> _Life:
                 end = _end(process.returncode)
             finally:
                 with trio.CancelScope(shield=True):
-                    await _end_group(process, plan.stop)
+                    await _end_group(plan, process)
                 reading.deadline = trio.current_time() + KILL_SECONDS
     return _Life(ready_seconds, end, tuple(output))
 
@@ -178,7 +177,7 @@ async def _lifeline(plan: PhpPlan, process: trio.Process) -> AsyncIterator[None]
                 start_new_session=True,
             )
     except OSError as error:  # no reason to be without PHP
-        _log.warning("php would outlive a kill of this server", reason=error.strerror)
+        plan.log.warning("php would outlive a kill of this server", reason=error.strerror)
         yield
         return
     try:
@@ -206,9 +205,9 @@ async def _accepts(path: Path, process: trio.Process) -> bool:
     return False
 
 
-async def _end_group(process: trio.Process, first: signal.Signals) -> None:
+async def _end_group(plan: PhpPlan, process: trio.Process) -> None:
     """End PHP and its workers, politely and then with SIGKILL; workers may be left whose parent is gone."""
-    for number, patience in ((first, STOP_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+    for number, patience in ((plan.stop, STOP_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         pause = 0.002
         with trio.move_on_after(patience):
             present = _signal_group(process, number)
@@ -217,7 +216,7 @@ async def _end_group(process: trio.Process, first: signal.Signals) -> None:
                 pause = min(pause * 2, 0.1)
                 present = _signal_group(process, None)
             return
-    _log.error("processes of php do not end", group=process.pid)
+    plan.log.error("processes of php do not end", group=process.pid)
 
 
 def _signal_group(process: trio.Process, number: signal.Signals | None) -> bool:
@@ -244,7 +243,7 @@ def _has_living_member(group: int) -> bool:
     return not stats
 
 
-async def _read_output(process: trio.Process, tail: deque[str], scope: trio.CancelScope) -> None:
+async def _read_output(plan: PhpPlan, process: trio.Process, tail: deque[str], scope: trio.CancelScope) -> None:
     """Hand PHP's own output to the log, line by line: bounded, and cleaned of controls."""
     if process.stdout is None:
         return
@@ -255,18 +254,18 @@ async def _read_output(process: trio.Process, tail: deque[str], scope: trio.Canc
                 first, *rest = chunk.split(b"\n")
                 line += first[: LINE_OCTETS - len(line)]
                 for piece in rest:
-                    _log_line(line, tail)
+                    _log_line(plan.log, line, tail)
                     line = bytearray(piece[:LINE_OCTETS])
-    _log_line(line, tail)
+    _log_line(plan.log, line, tail)
 
 
-def _log_line(line: bytearray, tail: deque[str]) -> None:
+def _log_line(log: FilteringBoundLogger, line: bytearray, tail: deque[str]) -> None:
     text = line.decode("utf-8", "replace")
     text = "".join(char if char.isprintable() else " " for char in text).strip()
     if not text:
         return
     tail.append(text)
     if "ERROR:" in text or "ALERT:" in text or "WARNING:" in text:
-        _log.warning("php output", line=text)
+        log.warning("php output", line=text)
     else:
-        _log.info("php output", line=text)
+        log.info("php output", line=text)

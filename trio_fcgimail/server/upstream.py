@@ -106,7 +106,12 @@ def _explain(exc: OSError) -> str:
 
 
 async def request(
-    stream: trio.abc.Stream, parameters: Sequence[Parameter], body: Body | None, *, seconds: float
+    stream: trio.abc.Stream,
+    parameters: Sequence[Parameter],
+    body: Body | None,
+    *,
+    seconds: float,
+    max_output_octets: int = MAX_ANSWER_OCTETS,
 ) -> Answer:
     """Send one request on a fresh connection and read its answer; then the connection is closed, whatever happened.
 
@@ -116,12 +121,13 @@ async def request(
         stream: connected; owned from here on.
         parameters: see :func:`~trio_fcgimail.mail.get_parameters`; CONTENT_LENGTH agrees with ``body``.
         seconds: for all of it.
+        max_output_octets: more output than this is no answer.
 
     Raises:
         UpstreamTimeout: no complete answer in time.
         UpstreamBroken: no complete answer, and none to come.
     """
-    exchange = _Exchange(stream)
+    exchange = _Exchange(stream, max_output_octets)
     try:
         with trio.fail_after(seconds):
             async with trio.open_nursery() as nursery:
@@ -145,8 +151,10 @@ class _Sending(Enum):
 class _Exchange:
     """The two halves of one request, which run side by side: a script may answer before it has read."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, max_output_octets: int) -> None:
         self._stream = stream
+        self._max_output_octets = max_output_octets
+        self._app_status = 0
         self._conn = fastcgi.ClientConnection()
         self._head_reader = fastcgi.ResponseHeadReader()
         self._head: fastcgi.ResponseHead | None = None
@@ -201,12 +209,13 @@ class _Exchange:
                     return False
                 case fastcgi.StdoutChunk(data=data):
                     self._take_output(data)
-                    if len(self._output) > MAX_ANSWER_OCTETS:
-                        self._problem = UpstreamBroken(f"more than {MAX_ANSWER_OCTETS} octets of output")
+                    if len(self._output) > self._max_output_octets:
+                        self._problem = UpstreamBroken(f"more than {self._max_output_octets} octets of output")
                         return True
                 case fastcgi.StderrChunk(data=data):
                     self._stderr += data[: MAX_STDERR_OCTETS - len(self._stderr)]
-                case fastcgi.RequestEnded(protocol_status=status):
+                case fastcgi.RequestEnded(protocol_status=status, app_status=app_status):
+                    self._app_status = app_status
                     if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
                         self._problem = UpstreamBroken(f"the request was not executed: {status.name}")
                     return True
@@ -250,7 +259,8 @@ class _Exchange:
             raise UpstreamBroken(f"answered too early: {self._sending.value}") from self._send_error
         if self._head is None:
             raise UpstreamBroken(f"no output, not even a head{self.remark()}")
-        return Answer(self._head.status, bytes(self._output), bytes(self._stderr))
+        output, stderr = bytes(self._output), bytes(self._stderr)
+        return Answer(self._head.status, output, stderr, self._head.headers, self._app_status)
 
     def remark(self) -> str:
         """What else is known, for the log."""

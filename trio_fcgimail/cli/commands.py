@@ -1,0 +1,242 @@
+"""The command line, on click."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import click
+import rich.console
+import trio
+
+from trio_fcgimail import __version__
+from trio_fcgimail.cli.call import call_script
+from trio_fcgimail.cli.check import check_settings
+from trio_fcgimail.cli.problems import BadConfiguration, Failure
+from trio_fcgimail.cli.run import OwnPhp, run_server
+from trio_fcgimail.config import (
+    DEFAULT_LISTEN,
+    ConfigErrors,
+    ListenAddress,
+    Settings,
+    UnixAddress,
+    UpstreamAddress,
+    find_configuration,
+    is_domain,
+    load_settings,
+    parse_listen_address,
+    parse_upstream_address,
+    serve_settings,
+)
+from trio_fcgimail.demo import run_demo
+from trio_fcgimail.server.php import PHP_MISSING, find_php
+
+_NOT_YET: Final = UnixAddress("/until/php/has/its/socket")
+_CONFIGURATION = click.Path(path_type=Path)
+
+
+def _listen_address(_ctx: click.Context, _param: click.Parameter, value: str) -> ListenAddress:
+    try:
+        return parse_listen_address(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+def _upstream_address(_ctx: click.Context, _param: click.Parameter, value: str | None) -> UpstreamAddress | None:
+    try:
+        return None if value is None else parse_upstream_address(value)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
+
+
+def default_hostname() -> str:
+    """The name of this machine, where it can stand in a banner."""
+    name = socket.gethostname()
+    return name if is_domain(name) else "localhost"
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a configuration file. Raises BadConfiguration."""
+    try:
+        return load_settings(path, default_hostname=default_hostname())
+    except ConfigErrors as exc:
+        raise BadConfiguration(exc) from exc
+
+
+def main() -> None:
+    """Run a command and exit with its code."""
+    cli(prog_name="trio_fcgimail")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """A mail server that hands every mail to your script over FastCGI.
+
+    Without a command: serves the configuration of the current folder, or, where there is none, takes mail on
+    127.0.0.1:2525, shows it and stores it in ./Maildir.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    path = find_configuration(Path.cwd())
+    if path is not None:
+        sys.exit(run_server(read_settings(path)))
+    console = rich.console.Console(highlight=False)
+    sys.exit(
+        trio.run(
+            partial(
+                run_demo, listen=DEFAULT_LISTEN, folder=Path.cwd() / "Maildir", console=console, hostname="localhost"
+            )
+        )
+    )
+
+
+@cli.command()
+@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The TOML file to serve.")
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="The script that every mail is handed to; no file needed."
+)
+@click.option("--validate", type=click.Path(path_type=Path), help="The script that is asked about every recipient.")
+@click.option(
+    "--fastcgi",
+    metavar="ADDRESS",
+    callback=_upstream_address,
+    help="unix:/PATH or HOST:PORT; without it a PHP of our own is started.",
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    callback=_listen_address,
+    default=str(DEFAULT_LISTEN),
+    show_default=True,
+    help="Where to take mail.",
+)
+@click.option("--allow", multiple=True, metavar="DOMAIN", help="A recipient domain to take; any on loopback.")
+@click.option("--hostname", metavar="NAME", help="For the banner and the trace header; the machine's by default.")
+@click.option("--max-connections", type=click.IntRange(1, 10_000), help="To the FastCGI server; PHP's children.")
+@click.option("--php-user", metavar="USER", help="As whom our own PHP runs scripts when started by root.")
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    config: Path | None,
+    save: Path | None,
+    validate: Path | None,
+    fastcgi: UpstreamAddress | None,
+    listen: ListenAddress,
+    allow: tuple[str, ...],
+    hostname: str | None,
+    max_connections: int | None,
+    php_user: str | None,
+) -> None:
+    """Take mail and hand it to scripts, until INT or TERM.
+
+    Either by a configuration file (by default fcgimail.toml in the current folder) or by --save and the options
+    beside it.
+    """
+    if save is None:
+        _refuse_options_of_save(ctx)
+        sys.exit(run_server(read_settings(config or _configuration_here())))
+    if config is not None:
+        raise click.UsageError("--config and --save exclude each other: the file names its own scripts.")
+    own_php = fastcgi is None
+    try:
+        settings = serve_settings(
+            save=_script_path(save, must_exist=own_php),
+            validate=None if validate is None else _script_path(validate, must_exist=own_php),
+            upstream=fastcgi or _NOT_YET,
+            listen=listen,
+            allow=allow,
+            hostname=hostname or default_hostname(),
+            max_connections=max_connections,
+        )
+    except ConfigErrors as exc:
+        raise BadConfiguration(exc) from exc
+    if not own_php:
+        if php_user is not None:
+            raise click.UsageError("--php-user is for a PHP of our own; --fastcgi names another's.")
+        sys.exit(run_server(settings))
+    program = find_php()
+    if program is None:
+        raise Failure(PHP_MISSING)
+    scripts = [Path(script) for script in (settings.scripts.save, settings.scripts.validate) if script is not None]
+    sys.exit(run_server(settings, OwnPhp(program, scripts, php_user)))
+
+
+def _refuse_options_of_save(ctx: click.Context) -> None:
+    """An option that would be ignored is a mistake of the user that we can see."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        given = ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        if given and name not in ("config", "save"):
+            raise click.UsageError(f"{parameter.opts[-1]} goes with --save; a configuration file says it by itself.")
+
+
+def _configuration_here() -> Path:
+    path = find_configuration(Path.cwd())
+    if path is None:
+        raise click.UsageError("no fcgimail.toml here: name a file with --config, or a script with --save.")
+    return path
+
+
+def _script_path(path: Path, *, must_exist: bool) -> str:
+    """A script as PHP needs it, absolute. With a FastCGI server elsewhere the path may exist only there."""
+    if must_exist and not path.is_file():
+        raise click.UsageError(f"there is no script {path}.")
+    return str(path.absolute())
+
+
+@cli.command()
+@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The TOML file to check.")
+@click.option("--probe", is_flag=True, help="Ask the validate script about postmaster at the first allowed domain.")
+def check(config: Path | None, probe: bool) -> None:
+    """Read the configuration, try everything it names and say what holds; no mail is taken and none saved.
+
+    Exit code 0 when all is good, 1 when something fails, 2 when the configuration cannot be read.
+    """
+    path = config or _configuration_here()
+    settings = read_settings(path)
+    sys.exit(trio.run(partial(check_settings, settings, path, probe=probe)))
+
+
+@cli.command()
+@click.argument("script")
+@click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option(
+    "--post", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="POST this file as the body."
+)
+@click.option("--content-type", default="application/x-www-form-urlencoded", show_default=True, help="Of the body.")
+@click.option(
+    "--fastcgi", metavar="ADDRESS", callback=_upstream_address, required=True, help="unix:/PATH or HOST:PORT."
+)
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="To wait.")
+def call(
+    script: str,
+    fields: tuple[str, ...],
+    post: Path | None,
+    content_type: str,
+    fastcgi: UpstreamAddress,
+    seconds: float,
+) -> None:
+    """Make one FastCGI request by hand: SCRIPT is its absolute path as the FastCGI server sees it.
+
+    The fields go into the query string. Status, headers and body go to standard output, the script's STDERR to
+    standard error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
+    """
+    pairs: list[tuple[str, str]] = []
+    for field in fields:
+        name, equals, value = field.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{field!r} is not NAME=VALUE.")
+        pairs.append((name, value))
+    if not script.startswith("/") or "\0" in script:
+        raise click.UsageError("SCRIPT is an absolute path.")
+    sys.exit(trio.run(partial(call_script, fastcgi, script, pairs, post, content_type=content_type, seconds=seconds)))
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"trio_fcgimail {__version__}")
