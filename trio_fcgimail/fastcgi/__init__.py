@@ -1,0 +1,125 @@
+"""FastCGI 1.0 without any I/O: records, name-value pairs, both ends of a connection, the CGI response head.
+
+`ClientConnection` and `ResponderConnection` share one shape. `receive_data()` only buffers what came from the peer
+(`b""` is end of file), `next_event()` returns the next event, or a `Signal` when there is none, and every method that
+sends returns the bytes to write. Every buffer has a limit. The embedder's mistakes raise LocalProtocolError, a peer
+that breaks the framing or the order raises RemoteProtocolError; nothing else is raised, and either one leaves the
+connection in `ConnectionState.ERROR`.
+"""
+
+from trio_fcgimail.fastcgi.cgi import (
+    DEFAULT_HEAD_OCTETS,
+    BodyChunk,
+    ResponseEnded,
+    ResponseEvent,
+    ResponseHead,
+    ResponseHeadReader,
+    encode_response_head,
+)
+from trio_fcgimail.fastcgi.client import ClientConnection, ClientOptions
+from trio_fcgimail.fastcgi.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from trio_fcgimail.fastcgi.events import (
+    ClientEvent,
+    ConnectionClosed,
+    DataChunk,
+    DataEnded,
+    RecordIgnored,
+    RequestAborted,
+    RequestBegun,
+    RequestEnded,
+    RequestRefused,
+    ResponderEvent,
+    StderrChunk,
+    StdinChunk,
+    StdinEnded,
+    StdoutChunk,
+    StreamEnded,
+    UnknownType,
+    UnknownTypeReported,
+    ValuesReceived,
+    ValuesRequested,
+)
+from trio_fcgimail.fastcgi.params import NameValue, decode_pairs, encode_pairs, encode_params
+from trio_fcgimail.fastcgi.records import (
+    DEFAULT_BUFFER_OCTETS,
+    HEADER_OCTETS,
+    MAX_CONTENT_OCTETS,
+    MAX_PADDING_OCTETS,
+    MAX_RECORD_CONTENT,
+    MAX_RECORD_OCTETS,
+    MAX_REQUEST_ID,
+    NULL_REQUEST_ID,
+    ProtocolStatus,
+    Record,
+    RecordHeader,
+    RecordReader,
+    RecordType,
+    Role,
+    decode_header,
+    encode_record,
+    encode_stream,
+)
+from trio_fcgimail.fastcgi.responder import ResponderConnection, ResponderOptions
+from trio_fcgimail.fastcgi.signals import NEED_DATA, PAUSED, Signal
+from trio_fcgimail.fastcgi.state import ConnectionState
+
+__all__ = [
+    "DEFAULT_BUFFER_OCTETS",
+    "DEFAULT_HEAD_OCTETS",
+    "HEADER_OCTETS",
+    "MAX_CONTENT_OCTETS",
+    "MAX_PADDING_OCTETS",
+    "MAX_RECORD_CONTENT",
+    "MAX_RECORD_OCTETS",
+    "MAX_REQUEST_ID",
+    "NEED_DATA",
+    "NULL_REQUEST_ID",
+    "PAUSED",
+    "BodyChunk",
+    "ClientConnection",
+    "ClientEvent",
+    "ClientOptions",
+    "ConnectionClosed",
+    "ConnectionState",
+    "DataChunk",
+    "DataEnded",
+    "LocalProtocolError",
+    "NameValue",
+    "ProtocolError",
+    "ProtocolStatus",
+    "Record",
+    "RecordHeader",
+    "RecordIgnored",
+    "RecordReader",
+    "RecordType",
+    "RemoteProtocolError",
+    "RequestAborted",
+    "RequestBegun",
+    "RequestEnded",
+    "RequestRefused",
+    "ResponderConnection",
+    "ResponderEvent",
+    "ResponderOptions",
+    "ResponseEnded",
+    "ResponseEvent",
+    "ResponseHead",
+    "ResponseHeadReader",
+    "Role",
+    "Signal",
+    "StderrChunk",
+    "StdinChunk",
+    "StdinEnded",
+    "StdoutChunk",
+    "StreamEnded",
+    "UnknownType",
+    "UnknownTypeReported",
+    "ValuesReceived",
+    "ValuesRequested",
+    "decode_header",
+    "decode_pairs",
+    "encode_pairs",
+    "encode_params",
+    "encode_record",
+    "encode_response_head",
+    "encode_stream",
+]
