@@ -93,7 +93,7 @@ class Server:
         self._log = log
         self._gateway = Gateway(
             settings=settings,
-            scripts=Scripts(settings),
+            scripts=Scripts(settings, log),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, final
 
+import structlog.typing
 import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
+    MAX_STDERR_OCTETS,
     Answer,
     Envelope,
     Meaning,
@@ -17,6 +19,7 @@ from trio_fcgimail.mail import (
     Stage,
     Unexpected,
     Verdict,
+    clean,
     failed,
     get_parameters,
     judge,
@@ -40,9 +43,14 @@ class Scripts:
 
     At most ``max_connections`` requests run at once, of which ``reserve_for_validate`` are kept for recipient checks,
     so that big mails cannot starve them. Who waits, waits here, where nothing was sent yet.
+
+    Args:
+        settings: checked.
+        log: told what scripts write to STDERR; None for nobody.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: structlog.typing.FilteringBoundLogger | None = None) -> None:
+        self._log = log
         self._hostname = settings.hostname
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
@@ -82,7 +90,16 @@ class Scripts:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
             return failed(f"{type(exc).__name__}: {exc}")
+        self._log_oddities(stage, queue_id, answer)
         return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
+
+    def _log_oddities(self, stage: Stage, queue_id: str, answer: Answer) -> None:
+        """STDERR and appStatus decide nothing, but they are what an operator looks for."""
+        if self._log is not None and (answer.stderr or answer.app_status):
+            text = clean(answer.stderr, MAX_STDERR_OCTETS)
+            self._log.warning(
+                "script stderr", queue_id=queue_id, stage=stage.value, app_status=answer.app_status, stderr=text
+            )
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
         """One request. Raises UpstreamError."""
