@@ -98,7 +98,7 @@ def split_line(line: bytes) -> tuple[Word, str]:
     except UnicodeDecodeError as exc:
         raise CommandError(catalogue.SYNTAX_ERROR) from exc
     word, _, rest = text.replace("\t", " ").partition(" ")
-    word, rest = word.upper(), rest.strip(" ")
+    word, rest = grammar.fold(word), rest.strip(" ")
     if word in _FOREIGN_WORDS:
         raise CommandError(catalogue.NOT_SMTP)
     if not word:
@@ -141,7 +141,7 @@ def parse_rcpt(rest: str, *, smtputf8: bool) -> Mailbox:
 def parse_chunk_octets(rest: str) -> int:
     """The size that BDAT names (RFC 3030 2): 1 to 20 digits, then perhaps LAST."""
     size, _, last = rest.partition(" ")
-    if not grammar.SIZE_VALUE.fullmatch(size) or last.strip().upper() not in ("", "LAST"):
+    if not grammar.SIZE_VALUE.fullmatch(size) or grammar.fold(last.strip()) not in ("", "LAST"):
         raise CommandError(catalogue.BAD_CHUNK_SIZE)
     return int(size)
 
@@ -199,7 +199,7 @@ def _parse_size(known: MailParameters, value: str | None) -> MailParameters:
 
 def _parse_body(known: MailParameters, value: str | None) -> MailParameters:
     try:
-        body = BodyType((value or "").upper())
+        body = BodyType(grammar.fold(value or ""))
     except ValueError as exc:
         raise CommandError(catalogue.BAD_PARAMETER_VALUE) from exc
     return replace(known, body=body)

@@ -179,11 +179,12 @@ class ServerConnection:
         Raises:
             LocalProtocolError: the event is not the one that waits, or the reply is none of acceptance.
         """
+        owed = self._replies_owed(event)
         if reply is None:
             reply = self._default_reply(event)
         if reply.outcome not in (Outcome.OK, Outcome.GO):
             raise LocalProtocolError(f"{reply.code} accepts nothing")
-        return self._answer(event, [reply] * self._replies_owed(event))
+        return self._answer(event, [reply] * owed)
 
     def reject(self, event: Answerable, reply: Reply) -> bytes:
         """Answer the last event with 4xx or 5xx; 421 and 521 close. Returns the bytes to write.
@@ -201,8 +202,12 @@ class ServerConnection:
         Raises:
             LocalProtocolError: the number of replies is not that of the accepted recipients, or this is SMTP.
         """
-        if len(replies) != self._replies_owed(event):
-            raise LocalProtocolError(f"{self._replies_owed(event)} replies are owed, not {len(replies)}")
+        if self.options.dialect.replies_at_end is not RepliesAtEnd.EACH:
+            raise LocalProtocolError(f"one reply answers the whole message in {self.options.dialect.name}")
+        if len(replies) != (owed := self._replies_owed(event)):
+            raise LocalProtocolError(f"{owed} replies are owed, not {len(replies)}")
+        if any(reply.outcome is Outcome.GO for reply in replies):
+            raise LocalProtocolError("3xx ends nothing")
         return self._answer(event, replies)
 
     def close(self, reply: Reply) -> bytes:
@@ -227,18 +232,18 @@ class ServerConnection:
         return self._transaction.recipients if each else 1
 
     def _replies_owed(self, event: Answerable) -> int:
+        if self._pending is None or self._pending is not event:
+            raise LocalProtocolError("this event does not wait for an answer")
         return self._replies_at_end() if isinstance(event, MessageEnd) else 1
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
-        if self._pending is None or self._pending is not event:
-            raise LocalProtocolError("this event does not wait for an answer")
         data = self._move(_VERB_OF[type(event)], *replies)  # raises before anything has changed
         self._pending = None
         match event:
-            case Hello(word=word) if self.state is State.READY:
+            case Hello(word=word) if replies[0].outcome is Outcome.OK:
                 self._greeting = word
                 self._transaction = _Transaction()
-            case MailFrom(smtputf8=smtputf8):
+            case MailFrom(smtputf8=smtputf8) if self.state is State.MAIL:
                 self._transaction = _Transaction(smtputf8=smtputf8)
             case RcptTo():
                 self._count_recipient(replies[0])
@@ -246,7 +251,7 @@ class ServerConnection:
                 self._content = ContentReader(self.options.bare_newline, self.options.max_message_octets)
             case MessageEnd():
                 self._end_message()
-            case Connected() | Hello():
+            case Connected() | Hello() | MailFrom():
                 pass
             case _:
                 assert_never(event)
@@ -350,7 +355,7 @@ class ServerConnection:
             self._skip_octets -= self._buffer.drop(self._skip_octets)
             if self._skip_octets:
                 return self._starved()
-            return self._reject(Verb.BDAT, catalogue.NOT_OFFERED)
+            return self._reject(Verb.BDAT, self._refusal_of_bdat())
         while (end := self._buffer.find_line_end()) is None:
             if len(self._buffer) > MAX_COMMAND_OCTETS:
                 self._line = _Line.DROPPING
@@ -410,7 +415,7 @@ class ServerConnection:
         """Refuse what is unknown, not offered or out of place, in this order."""
         greetings = self.options.dialect.greetings
         unknown = word.verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in greetings)
-        if self.state is State.REFUSED and word.verb is not Verb.QUIT:
+        if self.state is State.REFUSED and word.verb not in (Verb.QUIT, Verb.BDAT):
             raise CommandError(catalogue.NO_SERVICE_HERE)
         if unknown:
             raise CommandError(catalogue.UNKNOWN_COMMAND)
@@ -424,6 +429,8 @@ class ServerConnection:
             limit = self.options.max_bad_commands
             if limit is not None and self._bad_commands > limit:
                 reply = catalogue.TOO_MANY_BAD_COMMANDS
+        elif verb is Verb.RCPT:
+            self._count_recipient(reply)
         return CommandRejected(verb, reply, self._move(verb, reply))
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
@@ -443,10 +450,10 @@ class ServerConnection:
         )
 
     def _on_rcpt(self, rest: str) -> Event:
-        path = commands.parse_rcpt(rest, smtputf8=self._transaction.smtputf8)
         options = self.options
         if options.max_refused_recipients is not None and self._refused_recipients >= options.max_refused_recipients:
             raise CommandError(catalogue.TOO_MANY_REFUSED_RECIPIENTS)
+        path = commands.parse_rcpt(rest, smtputf8=self._transaction.smtputf8)
         if options.max_recipients is not None and self._transaction.recipients >= options.max_recipients:
             raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
         return self._ask(RcptTo(path))
@@ -460,9 +467,12 @@ class ServerConnection:
         if octets > (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS:
             raise self._fail("a chunk is too big to be skipped", catalogue.MESSAGE_TOO_BIG)
         if not octets:
-            raise CommandError(catalogue.NOT_OFFERED)
+            raise CommandError(self._refusal_of_bdat())
         self._skip_octets = octets
         return self._next_command()
+
+    def _refusal_of_bdat(self) -> Reply:
+        return catalogue.NO_SERVICE_HERE if self.state is State.REFUSED else catalogue.NOT_OFFERED
 
 
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {

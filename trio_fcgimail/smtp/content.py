@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Final, final
+from typing import Final, assert_never, final
 
 from .buffer import ReceiveBuffer
 from .options import BareNewline
@@ -23,6 +23,7 @@ _PARTS_OF_END: Final = (
 )  # longest first: what must wait for its next octet
 _BARE_CR: Final = re.compile(rb"\r(?!\n)")
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_BARE_NEWLINE: Final = re.compile(_BARE_CR.pattern + b"|" + _BARE_LF.pattern)
 
 
 class Phase(Enum):
@@ -109,16 +110,19 @@ class ContentReader:
                 case BareNewline.NORMALIZE:
                     content = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b"", content))
                 case BareNewline.CLOSE:
+                    self._count(len(_BARE_NEWLINE.split(content, maxsplit=1)[0]))
                     raise HopelessContentError(Fault.BARE_NEWLINE)
                 case BareNewline.REJECT:
-                    self._blame(Fault.BARE_NEWLINE)
-        self.octets += len(content)
-        if self._max_octets is not None and self.octets > self._max_octets:
-            self._blame(Fault.TOO_BIG)
-            if self.octets > 2 * self._max_octets:
-                raise HopelessContentError(Fault.TOO_BIG)
+                    self.fault = Fault.BARE_NEWLINE
+                case _:
+                    assert_never(self._bare_newline)
+        self._count(len(content))
         return content if self.fault is Fault.NONE else b""
 
-    def _blame(self, fault: Fault) -> None:
-        if self.fault is Fault.NONE:
-            self.fault = fault
+    def _count(self, octets: int) -> None:
+        """Too big outweighs a bare newline, whichever came first: the outcome must not hang on how octets were cut."""
+        self.octets += octets
+        if self._max_octets is not None and self.octets > self._max_octets:
+            self.fault = Fault.TOO_BIG
+            if self.octets > 2 * self._max_octets:
+                raise HopelessContentError(Fault.TOO_BIG)

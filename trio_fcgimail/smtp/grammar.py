@@ -30,7 +30,7 @@ MAILBOX: Final = re.compile(
     rf"(?:(?P<dot>{_DOT_STRING})|(?P<quoted>{_QUOTED_STRING}))@(?P<domain>{_DOMAIN}|{_ADDRESS_LITERAL})"
 )
 A_D_L: Final = re.compile(rf"{_AT_DOMAIN}(?:,{_AT_DOMAIN})*:")  # a source route, to be ignored: RFC 5321 appendix C
-POSTMASTER: Final = re.compile(r"postmaster", re.IGNORECASE)
+POSTMASTER: Final = re.compile(r"postmaster", re.IGNORECASE | re.ASCII)
 LOCAL_PART_MEANING: Final = re.compile(rf"[\x20-\x7e{_UTF8_NON_ASCII}]*")  # what a Quoted-string can say
 QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
@@ -50,7 +50,11 @@ MAX_LOCAL_PART_OCTETS: Final = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN_OCTETS: Final = 255  # RFC 5321 4.5.3.1.2
 MAX_PATH_OCTETS: Final = 256  # RFC 5321 4.5.3.1.3, "<" and ">" included
 MAX_LABEL_OCTETS: Final = 63  # RFC 1035 2.3.4
-_GENERAL_LITERAL: Final = re.compile(r"[A-Za-z0-9-]*[A-Za-z0-9]:[\x21-\x5a\x5e-\x7e]+")
+
+
+def fold(word: str) -> str:
+    """``word`` in upper case if it is ASCII, else as it is: U+017F and U+0131 are no S and no I of SMTP."""
+    return word.upper() if word.isascii() else word
 
 
 def is_domain(text: str) -> bool:
@@ -63,7 +67,10 @@ def is_domain(text: str) -> bool:
 
 
 def is_address_literal(text: str) -> bool:
-    """Whether ``text`` is an address-literal of RFC 5321 4.1.3, brackets included, with a valid address inside."""
+    """Whether ``text`` is an address-literal of RFC 5321 4.1.3, brackets included, with a valid address inside.
+
+    IPv6 is the only tag that was ever registered for a General-address-literal, so there are no others.
+    """
     if not (text.startswith("[") and text.endswith("]")) or len(text) > MAX_DOMAIN_OCTETS:
         return False
     inside = text[1:-1]
@@ -71,8 +78,6 @@ def is_address_literal(text: str) -> bool:
         if inside[:5].lower() == "ipv6:":
             ipaddress.IPv6Address(inside[5:])
             return "%" not in inside  # a zone means nothing to the other side
-        if ":" in inside:
-            return _GENERAL_LITERAL.fullmatch(inside) is not None
         ipaddress.IPv4Address(inside)
     except ValueError:
         return False

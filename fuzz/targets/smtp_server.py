@@ -1,0 +1,328 @@
+"""The SMTP and LMTP server core under any octets, cut in any way, answered in any way.
+
+``Session`` is an embedder that asserts the invariants at every step; the tests of the core talk through it as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Final, assert_never, final
+
+from trio_fcgimail.smtp import (
+    LMTP,
+    MAX_BUFFER_OCTETS,
+    MAX_COMMAND_OCTETS,
+    NEED_DATA,
+    PAUSED,
+    SMTP,
+    Answerable,
+    BareNewline,
+    CloseReason,
+    CommandAnswered,
+    CommandRejected,
+    Connected,
+    ConnectionClosed,
+    DataBegun,
+    Event,
+    Extension,
+    Hello,
+    MailFrom,
+    MessageChunk,
+    MessageEnd,
+    MessageRefused,
+    Outcome,
+    RcptTo,
+    RemoteProtocolError,
+    RepliesAtEnd,
+    Reply,
+    ServerConnection,
+    ServerOptions,
+    State,
+    TransactionReset,
+    Waiting,
+    catalogue,
+)
+
+MAX_PIECE_OCTETS: Final = MAX_BUFFER_OCTETS - MAX_COMMAND_OCTETS  # always taken at NEED_DATA
+
+_REPLY_LINE: Final = re.compile(
+    r"(?P<code>[2-5][0-9]{2})"
+    r"(?:(?P<more>[ -])(?:(?P<enhanced>[245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$))?(?P<text>[^\x00-\x1f\x7f-\x9f]*))?"
+)
+_BARE_NEWLINE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+Judge = Callable[[Answerable], Reply | None]  # None accepts with the default reply
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WireReply:
+    """One reply as a client reads it."""
+
+    code: int
+    enhanced: str | None
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return str(self.code) if self.enhanced is None else f"{self.code} {self.enhanced}"
+
+
+def read_replies(data: bytes) -> list[WireReply]:
+    """Read what the server wrote as a strict client would (RFC 5321 4.2.1); fails on anything that is no reply."""
+    replies: list[WireReply] = []
+    lines: list[str] = []
+    *whole, rest = data.split(b"\r\n")
+    assert not rest, f"a reply line without its end: {rest!r}"
+    codes: tuple[str, str | None] | None = None
+    for line in whole:
+        assert len(line) <= 510, f"a reply line of {len(line) + 2} octets"
+        found = _REPLY_LINE.fullmatch(line.decode())
+        assert found is not None, f"not a reply line: {line!r}"
+        here = (found["code"], found["enhanced"])
+        assert codes is None or codes == here, f"the codes differ within a reply: {codes} and {here}"
+        assert here[1] is None or here[1][0] == here[0][0], f"the classes of {here} differ"
+        lines.append(found["text"] or "")
+        codes = here
+        if found["more"] != "-":
+            replies.append(WireReply(int(here[0]), here[1], tuple(lines)))
+            lines, codes = [], None
+    assert codes is None, "the last line of a reply is missing"
+    return replies
+
+
+def take_all(_event: Answerable) -> Reply | None:
+    """The judge who accepts everything."""
+    return None
+
+
+@final
+class Session:
+    """A connection with an embedder that does what ``judge`` says.
+
+    Attributes:
+        output: everything that was written to the client.
+        events: all events in order, without the chunks.
+        messages: the content of every message whose end was seen, in order, accepted or not.
+        lost: the reply of the RemoteProtocolError that ended the session, if one did.
+    """
+
+    def __init__(self, options: ServerOptions, judge: Judge = take_all) -> None:
+        self.connection = ServerConnection(options)
+        self.output = bytearray()
+        self.events: list[Event] = []
+        self.messages: list[bytes] = []
+        self.lost: Reply | None = None
+        self._judge = judge
+        self._chunks: list[bytes] = []
+        self._recipients = 0
+        self._octets = 0
+        self._turns = 0
+        self._pump()
+
+    @property
+    def closed(self) -> bool:
+        return self.connection.state is State.CLOSED
+
+    @property
+    def trace(self) -> tuple[bytes, tuple[Event, ...], tuple[bytes, ...], Reply | None]:
+        """All that must not depend on how the octets were cut."""
+        return bytes(self.output), tuple(self.events), tuple(self.messages), self.lost
+
+    def feed(self, data: bytes) -> bytes:
+        """Receive one piece (``b""`` is the end of file) and go on until more is needed; returns what was written."""
+        before = len(self.output)
+        self.connection.receive_data(data)
+        self._octets += len(data)
+        self._pump()
+        return bytes(self.output[before:])
+
+    def play(self, pieces: Iterable[bytes]) -> None:
+        """Receive the pieces, as long as anybody listens."""
+        for piece in pieces:
+            if self.closed:
+                return
+            self.feed(piece)
+
+    def _pump(self) -> None:
+        connection = self.connection
+        while True:
+            try:
+                event = connection.next_event()
+            except RemoteProtocolError as exc:
+                self._lose(exc.reply)
+                continue
+            if event is NEED_DATA:
+                assert connection.waiting_for in (Waiting.COMMAND, Waiting.DATA)
+                return
+            assert event is not PAUSED, "paused, though everything was answered"
+            self._turns += 1
+            assert self._turns <= self._octets + 2, "more events than octets: an endless loop"
+            if not isinstance(event, MessageChunk):
+                self.events.append(event)
+            self._take(event)
+            if isinstance(event, ConnectionClosed):
+                return
+
+    def _lose(self, reply: Reply) -> None:
+        assert self.lost is None
+        assert self.closed
+        assert reply.code >= 400
+        self.lost = reply
+        self._write(reply.render(), 1)
+        assert self.connection.next_event() == ConnectionClosed(CloseReason.ERROR)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Connected() | Hello() | MailFrom() | RcptTo() | DataBegun() | MessageEnd():
+                self._answer(event)
+            case MessageChunk(data=data):
+                assert data
+                assert not data.endswith(b"\r"), "a CRLF may have been split"
+                self._chunks.append(data)
+            case MessageRefused(to_send=to_send):
+                self._write(to_send, self._owed_at_end())
+                self._forget()
+            case TransactionReset(to_send=to_send):
+                self._write(to_send, 1)
+                self._forget()
+            case CommandAnswered(reply=reply, to_send=to_send) | CommandRejected(reply=reply, to_send=to_send):
+                (written,) = self._write(to_send, 1)
+                assert written.code == reply.code
+            case ConnectionClosed():
+                assert self.closed
+                assert self.connection.waiting_for is Waiting.NOTHING
+                assert self.connection.next_event() == event
+            case _:
+                assert_never(event)
+
+    def _answer(self, event: Answerable) -> None:
+        connection = self.connection
+        assert connection.next_event() is PAUSED
+        assert connection.waiting_for is Waiting.ANSWER
+        if isinstance(event, MessageEnd):
+            self._end(event)
+            return
+        verdict = self._judge(event)
+        accepted = verdict is None or verdict.outcome in (Outcome.OK, Outcome.GO)
+        to_send = (
+            connection.accept(event, verdict) if verdict is None or accepted else connection.reject(event, verdict)
+        )
+        self._write(to_send, 1)
+        if accepted and isinstance(event, Hello | MailFrom):
+            self._forget()
+        if accepted and isinstance(event, RcptTo):
+            self._recipients += 1
+
+    def _end(self, event: MessageEnd) -> None:
+        connection = self.connection
+        content = b"".join(self._chunks)
+        limit = connection.options.max_message_octets
+        assert event.octets == len(content)
+        assert limit is None or len(content) <= limit
+        assert _BARE_NEWLINE.search(content) is None
+        assert not content or content.endswith(b"\r\n")
+        self.messages.append(content)
+        if connection.options.dialect.replies_at_end is RepliesAtEnd.EACH:
+            replies = [self._judge(event) or catalogue.OK for _ in range(self._recipients)]
+            self._write(connection.reply_each(event, replies), self._recipients)
+        elif (verdict := self._judge(event)) is None:
+            self._write(connection.accept(event), 1)
+        else:
+            self._write(connection.reject(event, verdict), 1)
+        self._forget()
+
+    def _owed_at_end(self) -> int:
+        each = self.connection.options.dialect.replies_at_end is RepliesAtEnd.EACH
+        return self._recipients if each else 1
+
+    def _forget(self) -> None:
+        self._chunks.clear()
+        self._recipients = 0
+
+    def _write(self, to_send: bytes, owed: int) -> list[WireReply]:
+        replies = read_replies(to_send)
+        assert len(replies) == owed, f"{owed} replies are owed: {to_send!r}"
+        self.output += to_send
+        return replies
+
+
+# One octet each of the first seven; "0" is the quiet choice for all, so that the corpus can be read and written by hand
+_HEADER_OCTETS: Final = 7
+_VERDICTS: Final[tuple[Reply | None, ...]] = (
+    *(None,) * 10,
+    catalogue.LOCAL_ERROR,
+    catalogue.INSUFFICIENT_STORAGE,
+    catalogue.NO_SUCH_USER,
+    catalogue.RELAY_DENIED,
+    catalogue.MAIL_LOOP.with_lines("two lines,", "the second of which is gr\u00fcn"),
+    catalogue.SHUTTING_DOWN,
+)
+_NEWLINES: Final = (BareNewline.REJECT, BareNewline.CLOSE, BareNewline.NORMALIZE, BareNewline.REJECT)
+
+
+def options_from(profile: int) -> ServerOptions:
+    """Bit 0 LMTP, bits 1 and 2 the bare newlines, bit 3 small limits, bit 6 no extensions."""
+    small = bool(profile & 8)
+    return ServerOptions(
+        hostname="mx.example.com",
+        dialect=LMTP if profile & 1 else SMTP,
+        bare_newline=_NEWLINES[profile >> 1 & 3],
+        extensions=frozenset() if profile & 64 else frozenset(Extension),
+        max_message_octets=64 if small else 4096,
+        max_recipients=2 if small else 100,
+        max_messages=2 if small else None,
+        max_bad_commands=3 if small else None,
+        max_refused_recipients=2 if small else None,
+    )
+
+
+def judge_from(verdicts: bytes) -> Judge:
+    """Half an octet for each answer, over and over: 0 to 9 accept, A and B are 4xx, C to E 5xx, F closes."""
+    turn = cycle([half for octet in verdicts for half in (octet >> 4, octet & 15)])
+    first = iter([True])  # the banner is for all: a session that greets nobody shows little
+
+    def judge(_event: Answerable) -> Reply | None:
+        return None if next(first, False) else _VERDICTS[next(turn)]
+
+    return judge
+
+
+def cut(wire: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
+    """The octets in pieces of these sizes, over and over."""
+    at = 0
+    for size in cycle(sizes):
+        if at >= len(wire):
+            return
+        yield wire[at : at + size]
+        at += size
+
+
+def run(options: ServerOptions, judge: Judge, pieces: Iterable[bytes]) -> Session:
+    """A session from its banner to its end of file."""
+    session = Session(options, judge)
+    session.play(pieces)
+    session.play([b""])
+    assert session.closed
+    return session
+
+
+def check(data: bytes) -> None:
+    """Header: a profile, four octets of verdicts, two of piece sizes; the rest comes from the client.
+
+    Invariants:
+        - Nothing but RemoteProtocolError ever escapes, and after it the connection is closed.
+        - Output, events and messages do not depend on how the octets were cut.
+        - No more events than octets: no endless loop; the core pauses until its event is answered.
+        - At NEED_DATA the buffer has room for all but a command line.
+        - Every output line is part of a valid reply; each event owes as many replies as its RFC says.
+        - Content holds no bare newline, ends with CRLF, is within the limit, and no piece ends within a CRLF.
+    """
+    header, wire = data[:_HEADER_OCTETS].ljust(_HEADER_OCTETS, b"0"), data[_HEADER_OCTETS:]
+    options, verdicts, sizes = options_from(header[0]), header[1:5], [octet % 32 + 1 for octet in header[5:7]]
+    whole = run(options, judge_from(verdicts), cut(wire, [MAX_PIECE_OCTETS]))
+    for sizes_here in ([1], sizes):
+        split = run(options, judge_from(verdicts), cut(wire, sizes_here))
+        assert split.trace == whole.trace, "the way of cutting shows"

@@ -1,0 +1,229 @@
+"""Random sessions against a model of RFC 5321, and against themselves cut otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz.targets import smtp_server
+from fuzz.targets.smtp_server import MAX_PIECE_OCTETS, Judge, cut, read_replies, run
+from tests.smtp.support import LMTP_OPTIONS, OPTIONS
+from trio_fcgimail.smtp import Answerable, Connected, Reply, ServerOptions, catalogue
+
+
+class Step(Enum):
+    """What a client does, in the words of the wire."""
+
+    EHLO = b"EHLO x\r\n"
+    HELO = b"HELO x\r\n"
+    LHLO = b"LHLO x\r\n"
+    BAD_EHLO = b"EHLO (\r\n"
+    MAIL = b"MAIL FROM:<a@b.c>\r\n"
+    BAD_MAIL = b"MAIL FROM:<a@>\r\n"
+    BIG_MAIL = b"MAIL FROM:<a@b.c> SIZE=99999999999\r\n"
+    RCPT = b"RCPT TO:<d@e.f>\r\n"
+    BAD_RCPT = b"RCPT TO:<>\r\n"
+    DATA = b"DATA\r\n"
+    BAD_DATA = b"DATA x\r\n"
+    RSET = b"RSET\r\n"
+    NOOP = b"NOOP\r\n"
+    VRFY = b"VRFY d\r\n"
+    HELP = b"HELP\r\n"
+    BDAT = b"BDAT 6 LAST\r\nQUIT\r\n"
+    STARTTLS = b"STARTTLS\r\n"
+    UNKNOWN = b"XYZZY\r\n"
+    BARE_LF = b"NOOP\nNOOP\r\n"
+    LONG = b"x" * 3000 + b"\r\n"
+    QUIT = b"QUIT\r\n"
+    BODY = b"Subject: x\r\n\r\n..\r\n\r\n.\r\n"
+    BARE_BODY = b"x\n.\n\r\n.\r\n"
+
+
+Codes = list[int]
+GREETED = (Step.EHLO, Step.HELO, Step.LHLO)
+ANYWHERE: Final[Mapping[Step, int]] = {
+    Step.NOOP: 250,
+    Step.VRFY: 252,
+    Step.HELP: 214,
+    Step.BDAT: 502,
+    Step.STARTTLS: 502,
+    Step.UNKNOWN: 500,
+    Step.BARE_LF: 500,
+    Step.LONG: 500,
+}
+BODY_AS_COMMANDS: Final[Mapping[Step, Codes]] = {  # one 500 for each line that is no data
+    Step.BODY: [500] * 5,
+    Step.BARE_BODY: [500] * 2,
+}
+VERDICTS: Final[Mapping[int, Reply | None]] = {
+    250: None,
+    451: catalogue.LOCAL_ERROR,
+    550: catalogue.NO_SUCH_USER,
+    421: catalogue.SHUTTING_DOWN,
+}
+
+
+@final
+@dataclass(slots=True)
+class Model:
+    """A server in RFC 5321's own words: whether a greeting came, a sender, how many recipients, and the data."""
+
+    lmtp: bool
+    verdicts: list[int]
+    greeting: Step | None = None
+    sender: bool = False
+    recipients: int = 0
+    data: bool = False
+    bare: bool = False
+    closed: bool = False
+
+    def ask(self, accepted: int) -> int:
+        code = self.verdicts.pop(0) if self.verdicts else 250
+        self.closed = self.closed or code == 421
+        return accepted if code == 250 else code
+
+    def forget(self) -> None:
+        self.sender, self.recipients, self.data, self.bare = False, 0, False, False
+
+    def codes(self, step: Step) -> Codes:
+        if self.data:
+            self.bare = self.bare or step in (Step.BARE_LF, Step.BARE_BODY)
+            return self.end() if step in BODY_AS_COMMANDS else []  # any other step is data here
+        return BODY_AS_COMMANDS.get(step) or [self.code(step)]
+
+    def end(self) -> Codes:
+        each = self.recipients if self.lmtp else 1
+        codes = [550] * each if self.bare else [self.ask(250) for _ in range(each)]
+        self.forget()
+        return codes
+
+    def code(self, step: Step) -> int:
+        if step in (*GREETED, Step.BAD_EHLO):
+            return self.greet(step)
+        if step is Step.QUIT:
+            self.closed = True
+            return 221
+        if step is Step.RSET:
+            self.forget()
+            return 250
+        return ANYWHERE.get(step) or self.transaction(step)
+
+    def greet(self, step: Step) -> int:
+        if (step is Step.LHLO) != self.lmtp:
+            return 500
+        if step is Step.BAD_EHLO:
+            return 501
+        if (code := self.ask(250)) == 250:
+            self.greeting = step
+            self.forget()
+        return code
+
+    def transaction(self, step: Step) -> int:
+        match step:
+            case Step.MAIL | Step.BAD_MAIL | Step.BIG_MAIL if self.sender or self.greeting is None:
+                return 503
+            case Step.BAD_MAIL:
+                return 501
+            case Step.BIG_MAIL:
+                return 555 if self.greeting is Step.HELO else 552
+            case Step.MAIL:
+                code = self.ask(250)
+                self.sender = code == 250
+                return code
+            case Step.RCPT | Step.BAD_RCPT if not self.sender:
+                return 503
+            case Step.BAD_RCPT:
+                return 501
+            case Step.RCPT:
+                code = self.ask(250)
+                self.recipients += code == 250
+                return code
+            case Step.DATA | Step.BAD_DATA if not self.recipients:
+                return 503
+            case Step.BAD_DATA:
+                return 501
+            case _:
+                code = self.ask(354)
+                self.data = code == 354
+                return code
+
+
+def judge(verdicts: list[int]) -> Judge:
+    """The verdicts in turn, the banner apart; then everything is accepted."""
+    left = list(verdicts)
+
+    def answer(event: Answerable) -> Reply | None:
+        return VERDICTS[left.pop(0)] if left and not isinstance(event, Connected) else None
+
+    return answer
+
+
+def expected(steps: list[Step], lmtp: bool, verdicts: list[int]) -> Codes:
+    """What the model answers, up to the reply that closes."""
+    model = Model(lmtp, list(verdicts))
+    codes = [220]
+    for step in steps:
+        if model.closed:
+            break
+        codes += model.codes(step)
+    return codes
+
+
+def without_limits(options: ServerOptions) -> ServerOptions:
+    return ServerOptions(
+        hostname=options.hostname, dialect=options.dialect, max_bad_commands=None, max_refused_recipients=None
+    )
+
+
+# A way through a whole mail, so that chance alone does not have to find it
+WAYS = st.sampled_from(
+    [[Step.EHLO], [Step.LHLO], [Step.MAIL, Step.RCPT], [Step.RCPT, Step.RCPT], [Step.DATA, Step.BODY]]
+)
+STEPS = st.lists(WAYS | st.sampled_from(Step).map(lambda step: [step]), max_size=14).map(
+    lambda ways: [step for way in ways for step in way]
+)
+VERDICT_LISTS = st.lists(st.sampled_from([250, 250, 250, 250, 451, 550, 421]), max_size=8)
+SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
+
+
+@settings(deadline=None)
+@given(STEPS, st.booleans(), VERDICT_LISTS, SIZES)
+def test_session_answers_as_the_model(steps: list[Step], lmtp: bool, verdicts: list[int], sizes: list[int]) -> None:
+    options = without_limits(LMTP_OPTIONS if lmtp else OPTIONS)
+    wire = b"".join(step.value for step in steps)
+    one_by_one = run(options, judge(verdicts), [step.value for step in steps])
+    pipelined = run(options, judge(verdicts), cut(wire, [MAX_PIECE_OCTETS]))
+    split = run(options, judge(verdicts), cut(wire, sizes))
+    answered = [reply.code for reply in read_replies(bytes(one_by_one.output))]
+    assert answered == expected(steps, lmtp, verdicts)
+    assert pipelined.trace == one_by_one.trace
+    assert split.trace == one_by_one.trace
+
+
+HEADERS = st.tuples(st.integers(0, 127), st.binary(min_size=6, max_size=6)).map(lambda it: bytes([it[0]]) + it[1])
+TOKENS = st.sampled_from(
+    [
+        *(step.value for step in Step),
+        b"\r",
+        b"\n",
+        b".",
+        b"\r\n.\r\n",
+        b"\n.\n",
+        b"x" * 30,
+        b"MAIL FROM:<> SMTPUTF8\r\n",
+        "RCPT TO:<\u00fc@b.c>\r\n".encode(),
+        b"\xff",
+    ]
+) | st.binary(max_size=8)
+
+
+@settings(deadline=None)
+@given(HEADERS, st.lists(TOKENS, max_size=24).map(b"".join), st.booleans())
+def test_invariants_of_the_fuzz_target(header: bytes, wire: bytes, way_in: bool) -> None:
+    hello = b"LHLO x\r\n" if header[0] & 1 else b"EHLO x\r\n"
+    smtp_server.check(header + (hello + Step.MAIL.value + Step.RCPT.value if way_in else b"") + wire)
