@@ -3,13 +3,12 @@
 Start at :class:`ServerConnection`. The state table is :data:`TRANSITIONS`, the replies are in :mod:`.catalogue`.
 """
 
-from . import catalogue
-from .address import Mailbox
-from .buffer import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
-from .commands import BodyType
-from .connection import ServerConnection, Waiting
-from .errors import LocalProtocolError, ProtocolError, RemoteProtocolError
-from .events import (
+from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp.address import Mailbox
+from trio_fcgimail.smtp.buffer import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
+from trio_fcgimail.smtp.connection import ServerConnection, Waiting
+from trio_fcgimail.smtp.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from trio_fcgimail.smtp.events import (
     NEED_DATA,
     PAUSED,
     Answerable,
@@ -19,6 +18,7 @@ from .events import (
     Connected,
     ConnectionClosed,
     DataBegun,
+    DataCommand,
     Event,
     Hello,
     MailFrom,
@@ -30,10 +30,21 @@ from .events import (
     Signal,
     TransactionReset,
 )
-from .grammar import is_address_literal, is_domain
-from .options import LMTP, SMTP, BareNewline, Dialect, Extension, GreetingWord, RepliesAtEnd, ServerOptions
-from .replies import EnhancedCode, Outcome, Reply
-from .state import ANYWHERE, COMMAND_STATES, TRANSITIONS, State, Verb, is_legal, next_state
+from trio_fcgimail.smtp.grammar import is_address_literal, is_domain
+from trio_fcgimail.smtp.options import (
+    LMTP,
+    SMTP,
+    BareNewline,
+    Dialect,
+    Extension,
+    GreetingWord,
+    Paths,
+    RepliesAtEnd,
+    ServerOptions,
+)
+from trio_fcgimail.smtp.parameters import BodyType, DsnNotify, DsnReturn, OriginalRecipient
+from trio_fcgimail.smtp.replies import EnhancedCode, Outcome, Reply
+from trio_fcgimail.smtp.state import ANYWHERE, COMMAND_STATES, TRANSITIONS, State, Verb, is_legal, next_state
 
 __all__ = [
     "ANYWHERE",
@@ -54,7 +65,10 @@ __all__ = [
     "Connected",
     "ConnectionClosed",
     "DataBegun",
+    "DataCommand",
     "Dialect",
+    "DsnNotify",
+    "DsnReturn",
     "EnhancedCode",
     "Event",
     "Extension",
@@ -66,7 +80,9 @@ __all__ = [
     "MessageChunk",
     "MessageEnd",
     "MessageRefused",
+    "OriginalRecipient",
     "Outcome",
+    "Paths",
     "ProtocolError",
     "RcptTo",
     "RemoteProtocolError",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from . import grammar
-from .errors import LocalProtocolError
+from trio_fcgimail.smtp import grammar
+from trio_fcgimail.smtp.errors import LocalProtocolError
 
 
 class BadPathError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from .errors import LocalProtocolError
+from trio_fcgimail.smtp.errors import LocalProtocolError
 
 MAX_BUFFER_OCTETS: Final = 1 << 18  # ours: several reads of 64 KiB; the core never needs more than a line of it
 

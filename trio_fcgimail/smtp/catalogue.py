@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .replies import EnhancedCode, Reply
+from trio_fcgimail.smtp.replies import EnhancedCode, Reply
 
 
 def _reply(code: int, enhanced: str, text: str) -> Reply:
@@ -18,6 +18,7 @@ def _reply(code: int, enhanced: str, text: str) -> Reply:
 # What goes well
 BYE: Final = _reply(221, "2.0.0", "Bye")
 OK: Final = _reply(250, "2.0.0", "OK")
+CHUNK_OK: Final = _reply(250, "2.0.0", "Chunk received")  # RFC 3030 2
 RESET_OK: Final = _reply(250, "2.0.0", "Reset")
 SENDER_OK: Final = _reply(250, "2.1.0", "Sender OK")
 RECIPIENT_OK: Final = _reply(250, "2.1.5", "Recipient OK")
@@ -40,6 +41,8 @@ DOUBLED_PARAMETER: Final = _reply(501, "5.5.4", "A parameter was given twice")
 UNKNOWN_PARAMETER: Final = _reply(555, "5.5.4", "Parameter not recognised or not implemented")
 NOT_OFFERED: Final = _reply(502, "5.5.1", "Command not implemented")
 BAD_CHUNK_SIZE: Final = _reply(501, "5.5.4", "Bad chunk size")
+CHUNKS_REFUSED: Final = _reply(503, "5.5.1", "A chunk before this one was refused; say RSET")  # RFC 3030 2
+NEED_BDAT: Final = _reply(503, "5.5.1", "BODY=BINARYMIME is sent by BDAT")  # RFC 3030 3
 BAD_SEQUENCE: Final = _reply(503, "5.5.1", "Bad sequence of commands")
 GREET_FIRST: Final = _reply(503, "5.5.1", "Say hello first")
 NESTED_MAIL: Final = _reply(503, "5.5.1", "A mail transaction is under way")

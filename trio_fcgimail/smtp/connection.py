@@ -19,12 +19,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never, final
 
-from . import catalogue, commands
-from .buffer import MAX_COMMAND_OCTETS, ReceiveBuffer
-from .commands import CommandError
-from .content import ContentReader, Fault, HopelessContentError, Phase
-from .errors import LocalProtocolError, RemoteProtocolError
-from .events import (
+from trio_fcgimail.smtp import catalogue, commands
+from trio_fcgimail.smtp.buffer import MAX_COMMAND_OCTETS, ReceiveBuffer
+from trio_fcgimail.smtp.content import (
+    ChunkOrder,
+    ChunkReader,
+    ContentJudge,
+    DataReader,
+    Fault,
+    HopelessContentError,
+    Newlines,
+    Phase,
+)
+from trio_fcgimail.smtp.defaults import default_reply
+from trio_fcgimail.smtp.errors import CommandError, LocalProtocolError, RemoteProtocolError
+from trio_fcgimail.smtp.events import (
     NEED_DATA,
     PAUSED,
     Answerable,
@@ -34,6 +43,7 @@ from .events import (
     Connected,
     ConnectionClosed,
     DataBegun,
+    DataCommand,
     Event,
     Hello,
     MailFrom,
@@ -44,9 +54,11 @@ from .events import (
     Signal,
     TransactionReset,
 )
-from .options import Extension, GreetingWord, RepliesAtEnd, ServerOptions
-from .replies import Outcome, Reply
-from .state import State, Verb, is_legal, next_state
+from trio_fcgimail.smtp.options import Extension, GreetingWord, RepliesAtEnd, ServerOptions
+from trio_fcgimail.smtp.order import check_order
+from trio_fcgimail.smtp.parameters import BodyType
+from trio_fcgimail.smtp.replies import Outcome, Reply
+from trio_fcgimail.smtp.state import State, Verb, is_legal, next_state
 
 _MAX_SKIPPED_OCTETS: Final = 16 << 20  # ours: how much more than a message a refused BDAT chunk may hold
 
@@ -71,27 +83,41 @@ class _Line(Enum):
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A BDAT whose octets are under way (RFC 3030 2)."""
+
+    octets: int
+    order: ChunkOrder
+
+    @property
+    def verb(self) -> Verb:
+        return Verb.BDAT_LAST if self.order is ChunkOrder.LAST else Verb.BDAT
+
+
+@final
+@dataclass(slots=True)
+class _Skip:
+    """Octets of a refused chunk, to be thrown away before the refusal is said."""
+
+    chunk: _Chunk
+    reply: Reply
+    left: int
+
+
+@final
 @dataclass(slots=True)
 class _Transaction:
     """What the core itself must know of the mail under way."""
 
     smtputf8: bool = False
+    body: BodyType | None = None
     recipients: int = 0
 
 
-_BAD_SEQUENCE: Final[Mapping[tuple[State, Verb], Reply]] = {
-    (State.START, Verb.MAIL): catalogue.GREET_FIRST,
-    (State.START, Verb.RCPT): catalogue.GREET_FIRST,
-    (State.START, Verb.DATA): catalogue.GREET_FIRST,
-    (State.READY, Verb.RCPT): catalogue.NEED_MAIL,
-    (State.READY, Verb.DATA): catalogue.NEED_MAIL,
-    (State.MAIL, Verb.MAIL): catalogue.NESTED_MAIL,
-    (State.RCPT, Verb.MAIL): catalogue.NESTED_MAIL,
-    (State.MAIL, Verb.DATA): catalogue.NEED_RECIPIENTS,
-}
 _BAD_COMMAND_CODES: Final = frozenset({500, 501, 502, 503, 504, 555})
 _BARE_VERBS: Final = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT})
-_NOT_OFFERED: Final = frozenset({Verb.BDAT, Verb.EXPN, Verb.STARTTLS, Verb.AUTH, Verb.XCLIENT})
+_FAULT_REPLIES: Final = {Fault.TOO_BIG: catalogue.MESSAGE_TOO_BIG, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE}
 
 
 @final
@@ -114,10 +140,13 @@ class ServerConnection:
         self._buffer = ReceiveBuffer()
         self._input = _Input.OPEN
         self._line = _Line.WHOLE
-        self._skip_octets = 0  # of a refused chunk that are still to come
         self._greeting: GreetingWord | None = None
         self._transaction = _Transaction()
-        self._content: ContentReader | None = None
+        self._judge: ContentJudge | None = None  # of the message under way
+        self._data: DataReader | None = None
+        self._chunks: ChunkReader | None = None
+        self._chunk: _Chunk | None = None  # whose octets are read now, or after DataBegun was answered
+        self._skip: _Skip | None = None
         self._pending: Answerable | None = None
         self._close_reason = CloseReason.REPLY
         self._bad_commands = 0
@@ -133,12 +162,13 @@ class ServerConnection:
             return Waiting.NOTHING
         if self._pending is not None or self.state is State.CONNECTED:
             return Waiting.ANSWER
-        return Waiting.DATA if self.state is State.DATA else Waiting.COMMAND
+        reads_content = self.state is State.DATA or self._chunk is not None or self._skip is not None
+        return Waiting.DATA if reads_content else Waiting.COMMAND
 
     @property
     def in_transaction(self) -> bool:
         """Whether a mail is under way: MAIL was accepted and its end was not yet answered."""
-        return self.state in (State.MAIL, State.RCPT, State.DATA, State.CHUNKING)
+        return self.state in _TRANSACTION_STATES
 
     # What comes from the client
 
@@ -167,8 +197,16 @@ class ServerConnection:
             return PAUSED
         if self.state is State.CONNECTED:
             return self._ask(Connected())
-        if self.state is State.DATA and self._content is not None:
-            return self._next_content(self._content)
+        if self._skip is not None:
+            return self._next_skipped(self._skip)
+        try:
+            if self._data is not None:
+                return self._next_data(self._data)
+            if self._chunks is not None and self._chunk is not None:
+                return self._next_of_chunk(self._chunks, self._chunk)
+        except HopelessContentError as exc:
+            reply = catalogue.BARE_NEWLINE_CLOSE if exc.fault is Fault.BARE_NEWLINE else catalogue.MESSAGE_TOO_BIG
+            raise self._fail(exc.fault.value, reply) from exc
         return self._next_command()
 
     # What the embedder answers
@@ -181,7 +219,7 @@ class ServerConnection:
         """
         owed = self._replies_owed(event)
         if reply is None:
-            reply = self._default_reply(event)
+            reply = default_reply(event, self.options)
         if reply.outcome not in (Outcome.OK, Outcome.GO):
             raise LocalProtocolError(f"{reply.code} accepts nothing")
         return self._answer(event, [reply] * owed)
@@ -237,25 +275,52 @@ class ServerConnection:
         return self._replies_at_end() if isinstance(event, MessageEnd) else 1
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
-        data = self._move(_VERB_OF[type(event)], *replies)  # raises before anything has changed
+        if isinstance(event, DataBegun) and self._chunk is not None:
+            return self._answer_chunk(self._chunk, replies[0])
+        verb = _VERB_OF[type(event)]
+        if isinstance(event, MessageEnd) and self._chunks is not None:
+            verb = Verb.BDAT_LAST
+        data = self._move(verb, *replies)  # raises before anything has changed
         self._pending = None
         match event:
             case Hello(word=word) if replies[0].outcome is Outcome.OK:
                 self._greeting = word
-                self._transaction = _Transaction()
-            case MailFrom(smtputf8=smtputf8) if self.state is State.MAIL:
-                self._transaction = _Transaction(smtputf8=smtputf8)
+                self._forget_transaction()
+            case MailFrom(smtputf8=smtputf8, body=body) if self.state is State.MAIL:
+                self._transaction = _Transaction(smtputf8=smtputf8, body=body)
             case RcptTo():
                 self._count_recipient(replies[0])
-            case DataBegun():
-                self._content = ContentReader(self.options.bare_newline, self.options.max_message_octets)
+            case DataBegun() if self.state is State.DATA:
+                self._data = DataReader(self._new_judge())
             case MessageEnd():
                 self._end_message()
-            case Connected() | Hello() | MailFrom():
+            case Connected() | Hello() | MailFrom() | DataBegun():
                 pass
             case _:
                 assert_never(event)
         return data
+
+    def _answer_chunk(self, chunk: _Chunk, reply: Reply) -> bytes:
+        """The first BDAT of a message is wanted or not: it is answered when its octets were read."""
+        match reply.outcome:
+            case Outcome.CLOSE:
+                self._chunk = self._pending = None
+                return self._move(chunk.verb, reply)
+            case Outcome.NO:
+                self._chunk = None
+                self._skip = _Skip(chunk, reply, chunk.octets)
+            case Outcome.OK | Outcome.GO:
+                self._chunks = ChunkReader(self._new_judge())
+                self._chunks.begin(chunk.octets, chunk.order)
+            case _:
+                assert_never(reply.outcome)
+        self._pending = None
+        return b""
+
+    def _new_judge(self) -> ContentJudge:
+        newlines = Newlines.BINARY if self._transaction.body is BodyType.BINARY_MIME else Newlines.TEXT
+        self._judge = ContentJudge(self.options.bare_newline, newlines, self.options.max_message_octets)
+        return self._judge
 
     def _count_recipient(self, reply: Reply) -> None:
         if reply.outcome is Outcome.OK:
@@ -263,39 +328,13 @@ class ServerConnection:
         elif reply.code >= 500:
             self._refused_recipients += 1
 
-    def _end_message(self) -> None:
-        self._content = None
+    def _forget_transaction(self) -> None:
         self._transaction = _Transaction()
+        self._judge = self._data = self._chunks = self._chunk = None
+
+    def _end_message(self) -> None:
+        self._forget_transaction()
         self._messages += 1
-
-    def _default_reply(self, event: Answerable) -> Reply:
-        options = self.options
-        match event:
-            case Connected():
-                return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
-            case Hello(word=GreetingWord.HELO):
-                return Reply(250, None, (options.hostname,))
-            case Hello():
-                return Reply(250, None, (options.hostname, *self._keywords()))
-            case MailFrom():
-                return catalogue.SENDER_OK
-            case RcptTo():
-                return catalogue.RECIPIENT_OK
-            case DataBegun():
-                return catalogue.START_DATA
-            case MessageEnd():
-                return catalogue.OK
-            case _:
-                assert_never(event)
-
-    def _keywords(self) -> list[str]:
-        limit = self.options.max_message_octets
-        size = "SIZE" if limit is None else f"SIZE {limit}"
-        return [
-            size if extension is Extension.SIZE else extension.value
-            for extension in Extension
-            if extension in self.options.extensions
-        ]
 
     def _render(self, reply: Reply) -> bytes:
         return reply.render(
@@ -324,38 +363,51 @@ class ServerConnection:
         self._close_reason = CloseReason.EOF
         return ConnectionClosed(CloseReason.EOF)
 
-    # The data of a message
+    # The content of a message
 
-    def _next_content(self, content: ContentReader) -> Event | Signal:
-        try:
-            if data := content.read(self._buffer):
-                return MessageChunk(data)
-        except HopelessContentError as exc:
-            reply = catalogue.BARE_NEWLINE_CLOSE if exc.fault is Fault.BARE_NEWLINE else catalogue.MESSAGE_TOO_BIG
-            raise self._fail(exc.fault.value, reply) from exc
-        if content.phase is not Phase.ENDED:
+    def _next_data(self, reader: DataReader) -> Event | Signal:
+        if data := reader.read(self._buffer):
+            return MessageChunk(data)
+        if reader.phase is not Phase.ENDED:
             return self._starved()
-        match content.fault:
-            case Fault.NONE:
-                return self._ask(MessageEnd(content.octets))
-            case Fault.TOO_BIG:
-                reply = catalogue.MESSAGE_TOO_BIG
-            case Fault.BARE_NEWLINE:
-                reply = catalogue.BARE_NEWLINE
-            case _:
-                assert_never(content.fault)
-        to_send = self._move(Verb.END_OF_DATA, *[reply] * self._replies_at_end())
-        self._end_message()
+        return self._end_of_content(Verb.END_OF_DATA)
+
+    def _next_of_chunk(self, reader: ChunkReader, chunk: _Chunk) -> Event | Signal:
+        if data := reader.read(self._buffer):
+            return MessageChunk(data)
+        if reader.left:
+            return self._starved()
+        self._chunk = None
+        return self._end_of_content(chunk.verb)
+
+    def _end_of_content(self, verb: Verb) -> Event:
+        """The end of the data, or of a chunk: the core refuses what is at fault, the embedder answers for the rest."""
+        assert self._judge is not None
+        if (reply := _FAULT_REPLIES.get(self._judge.fault)) is not None:
+            return self._refuse_message(verb, reply)
+        if verb is Verb.BDAT:
+            return self._settle(verb, catalogue.CHUNK_OK)
+        return self._ask(MessageEnd(self._judge.octets))
+
+    def _refuse_message(self, verb: Verb, reply: Reply) -> MessageRefused:
+        replies = 1 if verb is Verb.BDAT else self._replies_at_end()
+        to_send = self._move(verb, *[reply] * replies)
+        if verb is not Verb.BDAT:
+            self._end_message()
         return MessageRefused(reply, to_send)
+
+    def _next_skipped(self, skip: _Skip) -> Event | Signal:
+        skip.left -= self._buffer.drop(skip.left)
+        if skip.left:
+            return self._starved()
+        self._skip = None
+        if is_legal(self.state, skip.chunk.verb) and skip.reply is not catalogue.NOT_OFFERED:
+            return self._refuse_message(skip.chunk.verb, skip.reply)
+        return self._reject(Verb.BDAT, skip.reply)
 
     # Commands
 
     def _next_command(self) -> Event | Signal:
-        if self._skip_octets:
-            self._skip_octets -= self._buffer.drop(self._skip_octets)
-            if self._skip_octets:
-                return self._starved()
-            return self._reject(Verb.BDAT, self._refusal_of_bdat())
         while (end := self._buffer.find_line_end()) is None:
             if len(self._buffer) > MAX_COMMAND_OCTETS:
                 self._line = _Line.DROPPING
@@ -374,12 +426,14 @@ class ServerConnection:
         try:
             word, rest = commands.split_line(line)
             verb = word.verb
-            self._check_order(word)
+            if verb is Verb.BDAT:
+                return self._on_bdat(word, rest)
+            check_order(self.state, word, self.options)
             return self._dispatch(word, rest)
         except CommandError as exc:
             return self._reject(verb, exc.reply)
 
-    def _dispatch(self, word: commands.Word, rest: str) -> Event | Signal:
+    def _dispatch(self, word: commands.Word, rest: str) -> Event:
         verb = word.verb
         if verb in _BARE_VERBS and rest:
             raise CommandError(catalogue.NO_ARGUMENTS)
@@ -390,13 +444,13 @@ class ServerConnection:
                 return self._on_mail(rest)
             case Verb.RCPT:
                 return self._on_rcpt(rest)
+            case Verb.DATA if self._transaction.body is BodyType.BINARY_MIME:
+                raise CommandError(catalogue.NEED_BDAT)
             case Verb.DATA:
-                return self._ask(DataBegun())
-            case Verb.BDAT:
-                return self._on_bdat(rest)
+                return self._ask(DataBegun(DataCommand.DATA))
             case Verb.RSET:
                 to_send = self._move(verb, catalogue.RESET_OK)
-                self._transaction = _Transaction()
+                self._forget_transaction()
                 return TransactionReset(to_send)
             case Verb.QUIT:
                 return self._settle(verb, catalogue.BYE)
@@ -411,17 +465,6 @@ class ServerConnection:
             case _:
                 raise CommandError(catalogue.NOT_OFFERED)
 
-    def _check_order(self, word: commands.Word) -> None:
-        """Refuse what is unknown, not offered or out of place, in this order."""
-        greetings = self.options.dialect.greetings
-        unknown = word.verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in greetings)
-        if self.state is State.REFUSED and word.verb not in (Verb.QUIT, Verb.BDAT):
-            raise CommandError(catalogue.NO_SERVICE_HERE)
-        if unknown:
-            raise CommandError(catalogue.UNKNOWN_COMMAND)
-        if word.verb not in _NOT_OFFERED and not is_legal(self.state, word.verb):
-            raise CommandError(_BAD_SEQUENCE.get((self.state, word.verb), catalogue.BAD_SEQUENCE))
-
     def _reject(self, verb: Verb, reply: Reply) -> CommandRejected:
         """Refuse a command by ourselves; too many mistakes close the session."""
         if reply.code in _BAD_COMMAND_CODES:
@@ -431,14 +474,18 @@ class ServerConnection:
                 reply = catalogue.TOO_MANY_BAD_COMMANDS
         elif verb is Verb.RCPT:
             self._count_recipient(reply)
-        return CommandRejected(verb, reply, self._move(verb, reply))
+        moved = Verb.UNKNOWN if reply is catalogue.NOT_OFFERED else verb  # what is not offered does nothing
+        return CommandRejected(verb, reply, self._move(moved, reply))
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
         return CommandAnswered(verb, reply, self._move(verb, reply))
 
+    def _offered(self) -> frozenset[Extension]:
+        """The extensions whose parameters may be used: none after HELO (RFC 5321 4.1.1.1)."""
+        return frozenset() if self._greeting is GreetingWord.HELO else self.options.extensions
+
     def _on_mail(self, rest: str) -> Event:
-        offered = frozenset[Extension]() if self._greeting is GreetingWord.HELO else self.options.extensions
-        path, parameters = commands.parse_mail(rest, offered)
+        path, parameters = commands.parse_mail(rest, self._offered(), self.options.paths)
         limit = self.options.max_message_octets
         declared = parameters.declared_octets
         if limit is not None and declared is not None and declared > limit:
@@ -446,35 +493,56 @@ class ServerConnection:
         if self.options.max_messages is not None and self._messages >= self.options.max_messages:
             raise CommandError(catalogue.TOO_MANY_MESSAGES)
         return self._ask(
-            MailFrom(path=path, declared_octets=declared, body=parameters.body, smtputf8=parameters.smtputf8)
+            MailFrom(
+                path=path,
+                declared_octets=declared,
+                body=parameters.body,
+                smtputf8=parameters.smtputf8,
+                dsn_return=parameters.dsn_return,
+                envelope_id=parameters.envelope_id,
+            )
         )
 
     def _on_rcpt(self, rest: str) -> Event:
         options = self.options
         if options.max_refused_recipients is not None and self._refused_recipients >= options.max_refused_recipients:
             raise CommandError(catalogue.TOO_MANY_REFUSED_RECIPIENTS)
-        path = commands.parse_rcpt(rest, smtputf8=self._transaction.smtputf8)
+        smtputf8 = self._transaction.smtputf8
+        path, parameters = commands.parse_rcpt(rest, self._offered(), options.paths, smtputf8=smtputf8)
         if options.max_recipients is not None and self._transaction.recipients >= options.max_recipients:
             raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
-        return self._ask(RcptTo(path))
+        return self._ask(RcptTo(path, parameters.notify, parameters.original))
 
-    def _on_bdat(self, rest: str) -> Event | Signal:
-        """Not offered, yet its octets are data and never commands: they are eaten before the 502 (RFC 3030 2)."""
+    def _on_bdat(self, word: commands.Word, rest: str) -> Event | Signal:
+        """Wanted or not, the octets behind BDAT are data and no commands: a refused chunk is eaten before its reply."""
         try:
-            octets = commands.parse_chunk_octets(rest)
+            chunk = _Chunk(*commands.parse_chunk(rest))
         except CommandError as exc:
             raise self._fail("the size of a chunk cannot be read", exc.reply) from exc
-        if octets > (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS:
+        if chunk.octets > (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS:
             raise self._fail("a chunk is too big to be skipped", catalogue.MESSAGE_TOO_BIG)
-        if not octets:
-            raise CommandError(self._refusal_of_bdat())
-        self._skip_octets = octets
-        return self._next_command()
+        if (refusal := self._refusal_of(word, chunk)) is not None:
+            self._skip = _Skip(chunk, refusal, chunk.octets)
+            return self._next_skipped(self._skip)
+        self._chunk = chunk
+        if self._chunks is None:
+            return self._ask(DataBegun(DataCommand.BDAT))
+        self._chunks.begin(chunk.octets, chunk.order)
+        return self.next_event()
 
-    def _refusal_of_bdat(self) -> Reply:
-        return catalogue.NO_SERVICE_HERE if self.state is State.REFUSED else catalogue.NOT_OFFERED
+    def _refusal_of(self, word: commands.Word, chunk: _Chunk) -> Reply | None:
+        try:
+            check_order(self.state, word, self.options)
+        except CommandError as exc:
+            return exc.reply
+        if self.state is State.CHUNKS_REFUSED:
+            return catalogue.CHUNKS_REFUSED
+        limit = self.options.max_message_octets
+        octets = chunk.octets + (0 if self._judge is None else self._judge.octets)
+        return catalogue.MESSAGE_TOO_BIG if limit is not None and octets > limit else None
 
 
+_TRANSACTION_STATES: Final = frozenset({State.MAIL, State.RCPT, State.DATA, State.CHUNKING, State.CHUNKS_REFUSED})
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
     Connected: Verb.CONNECT,
     Hello: Verb.GREET,

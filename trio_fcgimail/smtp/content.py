@@ -1,8 +1,8 @@
-"""The data of a message as it comes: where it ends, which dots are no part of it, what its newlines are.
+"""The content of a message as it comes, by DATA or by BDAT: where it ends, and what its newlines are.
 
-Only CR LF ``.`` CR LF ends the data, or ``.`` CR LF at its very start (RFC 5321 4.1.1.4, 4.5.2). Whatever looks like
+By DATA only CR LF ``.`` CR LF ends it, or ``.`` CR LF at its very start (RFC 5321 4.1.1.4, 4.5.2). Whatever looks like
 it, LF ``.`` LF, CR ``.`` CR and their kin (SMTP smuggling, CVE-2023-51764 and its family), stays data: the search below
-knows no other mark. No line is ever held in memory, so no line can be too long.
+knows no other mark. By BDAT octets are counted (RFC 3030 2). No line is ever held in memory, so none can be too long.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from enum import Enum
 from typing import Final, assert_never, final
 
-from .buffer import ReceiveBuffer
-from .options import BareNewline
+from trio_fcgimail.smtp.buffer import ReceiveBuffer
+from trio_fcgimail.smtp.options import BareNewline
 
 _END: Final = b"\r\n.\r\n"
 _PARTS_OF_END: Final = (
@@ -24,6 +24,13 @@ _PARTS_OF_END: Final = (
 _BARE_CR: Final = re.compile(rb"\r(?!\n)")
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BARE_NEWLINE: Final = re.compile(_BARE_CR.pattern + b"|" + _BARE_LF.pattern)
+
+
+class Newlines(Enum):
+    """What is judged about the newlines of a content."""
+
+    TEXT = "CR and LF come as CRLF only"
+    BINARY = "nothing: BODY=BINARYMIME (RFC 3030 3)"
 
 
 class Phase(Enum):
@@ -51,22 +58,63 @@ class HopelessContentError(Exception):
 
 
 @final
-class ContentReader:
-    """Takes the data of one message out of the buffer.
+class ContentJudge:
+    """Counts and checks the content of one message, piece by piece.
 
     Args:
         bare_newline: what a bare CR or LF leads to.
-        max_octets: of the content, unstuffed; above it the rest is read and thrown away, up to twice as much in all.
+        newlines: whether they are judged at all.
+        max_octets: of the content; above it the rest is thrown away, up to twice as much in all.
     """
 
-    __slots__ = ("_bare_newline", "_max_octets", "fault", "octets", "phase")
+    __slots__ = ("_bare_newline", "_max_octets", "_newlines", "fault", "octets")
 
-    def __init__(self, bare_newline: BareNewline, max_octets: int | None) -> None:
+    def __init__(self, bare_newline: BareNewline, newlines: Newlines, max_octets: int | None) -> None:
         self._bare_newline = bare_newline
+        self._newlines = newlines
         self._max_octets = max_octets
-        self.phase = Phase.START
         self.fault = Fault.NONE
         self.octets = 0  # of content seen so far, thrown away or not
+
+    def judge(self, content: bytes) -> bytes:
+        """Take a piece that parts no CR from its LF; returns what may be passed on.
+
+        Raises:
+            HopelessContentError: reading on makes no sense.
+        """
+        lines = content.count(b"\r\n")
+        if self._newlines is Newlines.TEXT and (content.count(b"\r") != lines or content.count(b"\n") != lines):
+            match self._bare_newline:
+                case BareNewline.NORMALIZE:
+                    content = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b"", content))
+                case BareNewline.CLOSE:
+                    self._count(len(_BARE_NEWLINE.split(content, maxsplit=1)[0]))
+                    raise HopelessContentError(Fault.BARE_NEWLINE)
+                case BareNewline.REJECT:
+                    self.fault = Fault.BARE_NEWLINE
+                case _:
+                    assert_never(self._bare_newline)
+        self._count(len(content))
+        return content if self.fault is Fault.NONE else b""
+
+    def _count(self, octets: int) -> None:
+        """Too big outweighs a bare newline, whichever came first: the outcome must not hang on how octets were cut."""
+        self.octets += octets
+        if self._max_octets is not None and self.octets > self._max_octets:
+            self.fault = Fault.TOO_BIG
+            if self.octets > 2 * self._max_octets:
+                raise HopelessContentError(Fault.TOO_BIG)
+
+
+@final
+class DataReader:
+    """Takes the data behind DATA out of the buffer."""
+
+    __slots__ = ("_judge", "phase")
+
+    def __init__(self, judge: ContentJudge) -> None:
+        self._judge = judge
+        self.phase = Phase.START
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
         """Take what can be taken.
@@ -90,7 +138,7 @@ class ContentReader:
         else:
             kept = next((len(part) for part in _PARTS_OF_END if buffer.endswith(part)), 0)
             raw = buffer.take(len(buffer) - kept)
-        return self._judge(raw.replace(b"\r\n.", b"\r\n"))
+        return self._judge.judge(raw.replace(b"\r\n.", b"\r\n"))
 
     def _begin(self, buffer: ReceiveBuffer) -> None:
         """Before the first octet we stand at the start of a line without a CRLF to show for it."""
@@ -102,27 +150,44 @@ class ContentReader:
                 buffer.drop(1)
             self.phase = Phase.BODY
 
-    def _judge(self, content: bytes) -> bytes:
-        """Count and check a piece that holds whole CRLFs only."""
-        lines = content.count(b"\r\n")
-        if content.count(b"\r") != lines or content.count(b"\n") != lines:
-            match self._bare_newline:
-                case BareNewline.NORMALIZE:
-                    content = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b"", content))
-                case BareNewline.CLOSE:
-                    self._count(len(_BARE_NEWLINE.split(content, maxsplit=1)[0]))
-                    raise HopelessContentError(Fault.BARE_NEWLINE)
-                case BareNewline.REJECT:
-                    self.fault = Fault.BARE_NEWLINE
-                case _:
-                    assert_never(self._bare_newline)
-        self._count(len(content))
-        return content if self.fault is Fault.NONE else b""
 
-    def _count(self, octets: int) -> None:
-        """Too big outweighs a bare newline, whichever came first: the outcome must not hang on how octets were cut."""
-        self.octets += octets
-        if self._max_octets is not None and self.octets > self._max_octets:
-            self.fault = Fault.TOO_BIG
-            if self.octets > 2 * self._max_octets:
-                raise HopelessContentError(Fault.TOO_BIG)
+class ChunkOrder(Enum):
+    """Whether more chunks may follow (RFC 3030 2)."""
+
+    MORE = "BDAT"
+    LAST = "BDAT LAST"
+
+
+@final
+class ChunkReader:
+    """Takes the chunks of BDAT out of the buffer, all those of one message."""
+
+    __slots__ = ("_held", "_judge", "left", "order")
+
+    def __init__(self, judge: ContentJudge) -> None:
+        self._judge = judge
+        self._held = b""  # a CR at the end of a chunk, whose LF may begin the next one
+        self.left = 0  # octets of the chunk under way that are still to come
+        self.order = ChunkOrder.MORE
+
+    def begin(self, octets: int, order: ChunkOrder) -> None:
+        """Another BDAT was read."""
+        self.left = octets
+        self.order = order
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Take what can be taken of the chunk under way; ``left`` says whether that was the rest of it.
+
+        Returns:
+            Content; empty when more is needed or when the message will be refused anyway. No piece ever ends between a
+            CR and its LF, also where two chunks meet.
+
+        Raises:
+            HopelessContentError: reading on makes no sense.
+        """
+        taken = buffer.take(min(self.left, len(buffer)))
+        self.left -= len(taken)
+        raw = self._held + taken
+        ends = not self.left and self.order is ChunkOrder.LAST
+        self._held = b"\r" if raw.endswith(b"\r") and not ends else b""
+        return self._judge.judge(raw[: len(raw) - len(self._held)])

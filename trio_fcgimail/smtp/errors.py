@@ -1,11 +1,11 @@
-"""The error taxonomy of the SMTP core: nothing else ever escapes from it."""
+"""The error taxonomy of the SMTP core: nothing but a ProtocolError ever escapes from it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .replies import Reply
+    from trio_fcgimail.smtp.replies import Reply
 
 
 class ProtocolError(Exception):
@@ -21,4 +21,12 @@ class RemoteProtocolError(ProtocolError):
 
     def __init__(self, message: str, *, reply: Reply) -> None:
         super().__init__(message)
+        self.reply = reply
+
+
+class CommandError(Exception):
+    """A command is refused. It never leaves the core: ``reply`` goes to the client in its place."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.text)
         self.reply = reply

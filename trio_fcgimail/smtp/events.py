@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, final
 
-from .address import Mailbox
-from .commands import BodyType
-from .options import GreetingWord
-from .replies import Reply
-from .state import Verb
+from trio_fcgimail.smtp.address import Mailbox
+from trio_fcgimail.smtp.options import GreetingWord
+from trio_fcgimail.smtp.parameters import BodyType, DsnNotify, DsnReturn, OriginalRecipient
+from trio_fcgimail.smtp.replies import Reply
+from trio_fcgimail.smtp.state import Verb
 
 
 class Signal(Enum):
@@ -26,6 +26,13 @@ class Signal(Enum):
 
 NEED_DATA: Final[Literal[Signal.NEED_DATA]] = Signal.NEED_DATA
 PAUSED: Final[Literal[Signal.PAUSED]] = Signal.PAUSED
+
+
+class DataCommand(Enum):
+    """How the content of a message comes."""
+
+    DATA = "DATA"
+    BDAT = "BDAT"
 
 
 class CloseReason(Enum):
@@ -61,6 +68,8 @@ class MailFrom:
     declared_octets: int | None  # SIZE=, RFC 1870; None when absent; never above the limit
     body: BodyType | None
     smtputf8: bool
+    dsn_return: DsnReturn | None  # RET=, RFC 3461 4.3
+    envelope_id: str | None  # ENVID=, RFC 3461 4.4, decoded
 
 
 @final
@@ -69,12 +78,20 @@ class RcptTo:
     """RCPT (RFC 5321 4.1.1.3) that the grammar and the limits let pass. The order of accepted ones is LMTP's."""
 
     path: Mailbox
+    notify: frozenset[DsnNotify] = frozenset()  # NOTIFY=, RFC 3461 4.1; empty when absent
+    original: OriginalRecipient | None = None  # ORCPT=, RFC 3461 4.2
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class DataBegun:
-    """DATA (RFC 5321 4.1.1.4) with at least one accepted recipient. accept() sends 354."""
+    """DATA, or the first BDAT, with at least one accepted recipient: the message begins.
+
+    accept() sends 354 to DATA (RFC 5321 4.1.1.4) and nothing to BDAT (RFC 3030 2), which is answered once its octets
+    were read. After reject() of a BDAT its octets are thrown away, and MessageRefused brings the reply.
+    """
+
+    by: DataCommand
 
 
 @final
@@ -96,7 +113,10 @@ class MessageEnd:
 @final
 @dataclass(frozen=True, slots=True)
 class MessageRefused:
-    """The whole message was read and refused by the core: too big, or a bare CR or LF in it. Forget its chunks."""
+    """The message was read and refused, by the core or by a rejected DataBegun. Forget it and its envelope.
+
+    With BDAT the client may go on sending chunks, each of which is refused in the same way, up to LAST or RSET.
+    """
 
     reply: Reply
     to_send: bytes
@@ -113,7 +133,7 @@ class TransactionReset:
 @final
 @dataclass(frozen=True, slots=True)
 class CommandAnswered:
-    """NOOP, HELP, VRFY, EXPN or QUIT, answered; nothing changed but by QUIT."""
+    """NOOP, HELP, VRFY, QUIT or a BDAT without LAST, answered; nothing changed but by QUIT."""
 
     verb: Verb
     reply: Reply

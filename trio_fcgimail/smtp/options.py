@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, final
 
-from . import grammar
-from .errors import LocalProtocolError
+from trio_fcgimail.smtp import grammar
+from trio_fcgimail.smtp.errors import LocalProtocolError
 
 
 class GreetingWord(Enum):
@@ -48,6 +48,17 @@ class Extension(Enum):
     EIGHT_BIT_MIME = "8BITMIME"  # RFC 6152
     SMTPUTF8 = "SMTPUTF8"  # RFC 6531
     ENHANCED_STATUS_CODES = "ENHANCEDSTATUSCODES"  # RFC 2034
+    CHUNKING = "CHUNKING"  # RFC 3030
+    BINARYMIME = "BINARYMIME"  # RFC 3030; needs CHUNKING
+    DSN = "DSN"  # RFC 3461
+    LIMITS = "LIMITS"  # RFC 9422
+
+
+class Paths(Enum):
+    """How strictly the paths of MAIL and RCPT are read."""
+
+    STRICT = "with their brackets, as RFC 5321 4.1.2 has them"
+    LENIENT = "the brackets may be missing, as printers and scanners leave them out"
 
 
 class BareNewline(Enum):
@@ -79,6 +90,7 @@ class ServerOptions:
     dialect: Dialect = SMTP
     extensions: frozenset[Extension] = field(default=frozenset(Extension))
     bare_newline: BareNewline = BareNewline.REJECT
+    paths: Paths = Paths.STRICT
     max_message_octets: int | None = 26_214_400
     max_recipients: int | None = 100
     max_messages: int | None = 1000
@@ -99,3 +111,5 @@ class ServerOptions:
         )
         if any(limit is not None and limit < 1 for limit in limits):
             raise LocalProtocolError("a limit is at least one, or None for none")
+        if Extension.BINARYMIME in self.extensions and Extension.CHUNKING not in self.extensions:
+            raise LocalProtocolError("BINARYMIME needs CHUNKING (RFC 3030 3)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, final
 
-from .errors import LocalProtocolError
+from trio_fcgimail.smtp.errors import LocalProtocolError
 
 MAX_REPLY_LINE_OCTETS: Final = 512  # RFC 5321 4.5.3.1.5, code and CRLF included
 MAX_REPLY_LINES: Final = 64  # ours: EHLO needs a dozen; a script's refusal must stay readable

@@ -20,7 +20,9 @@ What couples what
 -----------------
 - Pipelining (RFC 2920) needs no state: the connection takes the next command only after the last one was answered.
 - ``DATA`` hands the octets to the content reader; the table sees them again as ``END_OF_DATA``.
-- ``CHUNKING`` is a transaction between two BDAT chunks (RFC 3030): DATA, MAIL and RCPT have no row there.
+- ``CHUNKING`` is a transaction between two BDAT chunks (RFC 3030): DATA, MAIL and RCPT have no row there. The octets of
+  a chunk are not the table's business: it sees ``BDAT`` or ``BDAT_LAST`` once they were read. After a refused chunk
+  (``CHUNKS_REFUSED``) the rest is refused, too, up to LAST or RSET.
 - ``SASL`` is an exchange of AUTH (RFC 4954): each line of the client is a ``SASL_RESPONSE``.
 - ``TLS_PENDING`` lies between the 220 to STARTTLS and the end of the handshake (RFC 3207 4): no octet is a command
   there, and success leads back to ``START``, as everything learnt before is forgotten.
@@ -35,8 +37,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
-from .errors import LocalProtocolError
-from .replies import Outcome
+from trio_fcgimail.smtp.errors import LocalProtocolError
+from trio_fcgimail.smtp.replies import Outcome
 
 
 class State(Enum):
@@ -50,6 +52,7 @@ class State(Enum):
     RCPT = "a sender and a recipient"
     DATA = "the message is coming"
     CHUNKING = "between two chunks"
+    CHUNKS_REFUSED = "a chunk was refused, and so are those behind it"
     SASL = "in an AUTH exchange"
     TLS_PENDING = "waiting for the TLS handshake"
     CLOSED = "closed"
@@ -88,6 +91,12 @@ _IN_TRANSACTION: Final[Row] = {
     (Verb.RSET, Outcome.OK): State.READY,
     (Verb.GREET, Outcome.OK): State.READY,  # RFC 5321 4.1.4: EHLO in a session resets it
 }
+_CHUNKS: Final[Row] = {
+    (Verb.BDAT, Outcome.OK): State.CHUNKING,
+    (Verb.BDAT, Outcome.NO): State.CHUNKS_REFUSED,
+    (Verb.BDAT_LAST, Outcome.OK): State.READY,
+    (Verb.BDAT_LAST, Outcome.NO): State.READY,
+}
 
 TRANSITIONS: Final[Mapping[State, Row]] = {
     State.CONNECTED: {(Verb.CONNECT, Outcome.OK): State.START, (Verb.CONNECT, Outcome.NO): State.REFUSED},
@@ -113,15 +122,16 @@ TRANSITIONS: Final[Mapping[State, Row]] = {
         **_IN_TRANSACTION,
         (Verb.RCPT, Outcome.OK): State.RCPT,
         (Verb.DATA, Outcome.GO): State.DATA,
-        (Verb.BDAT, Outcome.OK): State.CHUNKING,
-        (Verb.BDAT_LAST, Outcome.OK): State.READY,
-        (Verb.BDAT_LAST, Outcome.NO): State.READY,
+        **_CHUNKS,
     },
     State.DATA: {(Verb.END_OF_DATA, Outcome.OK): State.READY, (Verb.END_OF_DATA, Outcome.NO): State.READY},
     State.CHUNKING: {
         **_IN_TRANSACTION,
-        (Verb.BDAT, Outcome.OK): State.CHUNKING,
-        (Verb.BDAT_LAST, Outcome.OK): State.READY,
+        **_CHUNKS,
+    },
+    State.CHUNKS_REFUSED: {
+        **_IN_TRANSACTION,
+        (Verb.BDAT, Outcome.NO): State.CHUNKS_REFUSED,
         (Verb.BDAT_LAST, Outcome.NO): State.READY,
     },
     State.SASL: {
@@ -138,7 +148,9 @@ TRANSITIONS: Final[Mapping[State, Row]] = {
 
 # Answered wherever commands are read, moving nothing (RFC 5321 4.1.4).
 ANYWHERE: Final = frozenset({Verb.NOOP, Verb.HELP, Verb.VRFY, Verb.EXPN})
-COMMAND_STATES: Final = frozenset({State.START, State.READY, State.MAIL, State.RCPT, State.CHUNKING})
+COMMAND_STATES: Final = frozenset(
+    {State.START, State.READY, State.MAIL, State.RCPT, State.CHUNKING, State.CHUNKS_REFUSED}
+)
 
 
 def is_legal(state: State, verb: Verb) -> bool:

@@ -1,0 +1,45 @@
+"""What the core answers when the embedder accepts without words of its own."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp.events import Answerable, Connected, DataBegun, Hello, MailFrom, MessageEnd, RcptTo
+from trio_fcgimail.smtp.options import Extension, GreetingWord, ServerOptions
+from trio_fcgimail.smtp.replies import Reply
+
+
+def default_reply(event: Answerable, options: ServerOptions) -> Reply:
+    """The reply of acceptance that fits an event."""
+    match event:
+        case Connected():
+            return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
+        case Hello(word=GreetingWord.HELO):
+            return Reply(250, None, (options.hostname,))
+        case Hello():
+            keywords = (_keyword(extension, options) for extension in Extension if extension in options.extensions)
+            return Reply(250, None, (options.hostname, *filter(None, keywords)))
+        case MailFrom():
+            return catalogue.SENDER_OK
+        case RcptTo():
+            return catalogue.RECIPIENT_OK
+        case DataBegun():
+            return catalogue.START_DATA
+        case MessageEnd():
+            return catalogue.OK
+        case _:
+            assert_never(event)
+
+
+def _keyword(extension: Extension, options: ServerOptions) -> str:
+    """An EHLO keyword with its parameters; empty when it would say nothing."""
+    match extension:
+        case Extension.SIZE if options.max_message_octets is not None:
+            return f"SIZE {options.max_message_octets}"  # RFC 1870 4
+        case Extension.LIMITS:  # RFC 9422 4
+            limits = (("MAILMAX", options.max_messages), ("RCPTMAX", options.max_recipients))
+            words = [f"{name}={limit}" for name, limit in limits if limit is not None]
+            return " ".join(["LIMITS", *words]) if words else ""
+        case _:
+            return str(extension.value)

@@ -1,0 +1,44 @@
+"""What is refused before its arguments are looked at: what nobody knows, nobody offers, or what comes out of place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp.commands import Word
+from trio_fcgimail.smtp.errors import CommandError
+from trio_fcgimail.smtp.options import Extension, ServerOptions
+from trio_fcgimail.smtp.replies import Reply
+from trio_fcgimail.smtp.state import State, Verb, is_legal
+
+_BAD_SEQUENCE: Final[Mapping[tuple[State, Verb], Reply]] = {
+    (State.START, Verb.MAIL): catalogue.GREET_FIRST,
+    (State.START, Verb.RCPT): catalogue.GREET_FIRST,
+    (State.START, Verb.DATA): catalogue.GREET_FIRST,
+    (State.START, Verb.BDAT): catalogue.GREET_FIRST,
+    (State.READY, Verb.RCPT): catalogue.NEED_MAIL,
+    (State.READY, Verb.DATA): catalogue.NEED_MAIL,
+    (State.READY, Verb.BDAT): catalogue.NEED_MAIL,
+    (State.MAIL, Verb.MAIL): catalogue.NESTED_MAIL,
+    (State.RCPT, Verb.MAIL): catalogue.NESTED_MAIL,
+    (State.MAIL, Verb.DATA): catalogue.NEED_RECIPIENTS,
+    (State.MAIL, Verb.BDAT): catalogue.NEED_RECIPIENTS,
+}
+_EXTENSION_OF: Final[Mapping[Verb, Extension]] = {Verb.BDAT: Extension.CHUNKING}
+_NEVER_OFFERED: Final = frozenset({Verb.EXPN, Verb.STARTTLS, Verb.AUTH, Verb.XCLIENT})
+
+
+def check_order(state: State, word: Word, options: ServerOptions) -> None:
+    """Raises CommandError when the command cannot come now, whatever its arguments."""
+    verb = word.verb
+    unknown = verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in options.dialect.greetings)
+    if state is State.REFUSED and verb is not Verb.QUIT:
+        raise CommandError(catalogue.NO_SERVICE_HERE)
+    if unknown:
+        raise CommandError(catalogue.UNKNOWN_COMMAND)
+    extension = _EXTENSION_OF.get(verb)
+    if verb in _NEVER_OFFERED or (extension is not None and extension not in options.extensions):
+        raise CommandError(catalogue.NOT_OFFERED)
+    if not is_legal(state, verb):
+        raise CommandError(_BAD_SEQUENCE.get((state, verb), catalogue.BAD_SEQUENCE))

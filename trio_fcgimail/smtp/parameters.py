@@ -1,0 +1,192 @@
+"""The ESMTP parameters of MAIL and RCPT (RFC 5321 4.1.2): each extension's own, and no others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final, TypeVar, final
+
+from trio_fcgimail.smtp import catalogue, grammar
+from trio_fcgimail.smtp.errors import CommandError
+from trio_fcgimail.smtp.options import Extension
+
+MAX_ENVID_OCTETS: Final = 100  # RFC 3461 4.4
+MAX_ORCPT_OCTETS: Final = 500  # RFC 3461 4.2
+_XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")  # RFC 3461 4
+_HEXCHAR: Final = re.compile(r"\+([0-9A-F]{2})")
+_ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")  # an atom
+
+
+class BodyType(Enum):
+    """The value of BODY= (RFC 6152 2, RFC 3030 3)."""
+
+    SEVEN_BIT = "7BIT"
+    EIGHT_BIT_MIME = "8BITMIME"
+    BINARY_MIME = "BINARYMIME"
+
+
+class DsnReturn(Enum):
+    """The value of RET= (RFC 3461 4.3)."""
+
+    FULL = "FULL"
+    HEADERS = "HDRS"
+
+
+class DsnNotify(Enum):
+    """A value of NOTIFY= (RFC 3461 4.1); NEVER stands alone."""
+
+    NEVER = "NEVER"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    DELAY = "DELAY"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OriginalRecipient:
+    """The value of ORCPT= (RFC 3461 4.2).
+
+    Args:
+        address_type: such as ``rfc822``, as the client wrote it.
+        address: printable ASCII, decoded from xtext (or from the utf-8 address type's form, left as it is).
+    """
+
+    address_type: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.address_type};{self.address}"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailParameters:
+    """What followed the path of MAIL. None means that the parameter was absent."""
+
+    declared_octets: int | None = None  # SIZE, RFC 1870 3
+    body: BodyType | None = None  # BODY, RFC 6152
+    smtputf8: bool = False  # SMTPUTF8, RFC 6531 3.4
+    dsn_return: DsnReturn | None = None  # RET, RFC 3461 4.3
+    envelope_id: str | None = None  # ENVID, RFC 3461 4.4, decoded from xtext
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RcptParameters:
+    """What followed the path of RCPT. Empty and None mean that the parameter was absent."""
+
+    notify: frozenset[DsnNotify] = frozenset()  # NOTIFY, RFC 3461 4.1
+    original: OriginalRecipient | None = None  # ORCPT, RFC 3461 4.2
+
+
+def split_parameters(text: str) -> Mapping[str, str | None]:
+    """``KEYWORD[=value] ...`` as a mapping of upper-case keywords. Raises CommandError (501)."""
+    parameters: dict[str, str | None] = {}
+    for token in filter(None, text.split(" ")):
+        found = grammar.ESMTP_PARAMETER.fullmatch(token)
+        if found is None:
+            raise CommandError(catalogue.BAD_ARGUMENTS)
+        keyword = found["keyword"].upper()
+        if keyword in parameters:
+            raise CommandError(catalogue.DOUBLED_PARAMETER)
+        parameters[keyword] = found["value"]
+    return parameters
+
+
+def read_mail_parameters(text: str, extensions: frozenset[Extension]) -> MailParameters:
+    """The parameters of MAIL. Raises CommandError: 555 for one that is not offered, 501 for a bad value."""
+    return _read(MailParameters(), _MAIL, text, extensions)
+
+
+def read_rcpt_parameters(text: str, extensions: frozenset[Extension]) -> RcptParameters:
+    """The parameters of RCPT. Raises CommandError, as for MAIL."""
+    return _read(RcptParameters(), _RCPT, text, extensions)
+
+
+_Parameters = TypeVar("_Parameters")
+_Setter = Callable[[_Parameters, str, frozenset[Extension]], _Parameters]
+
+
+def _read(
+    result: _Parameters,
+    known: Mapping[str, tuple[Extension, _Setter[_Parameters]]],
+    text: str,
+    extensions: frozenset[Extension],
+) -> _Parameters:
+    for keyword, value in split_parameters(text).items():
+        extension, setter = known.get(keyword, (None, None))
+        if setter is None or extension not in extensions:
+            raise CommandError(catalogue.UNKNOWN_PARAMETER)
+        if (value is None) != (keyword in _WITHOUT_VALUE):
+            raise CommandError(catalogue.BAD_PARAMETER_VALUE)
+        try:
+            result = setter(result, value or "", extensions)
+        except ValueError as exc:
+            raise CommandError(catalogue.BAD_PARAMETER_VALUE) from exc
+    return result
+
+
+def _size(known: MailParameters, value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    if not grammar.SIZE_VALUE.fullmatch(value):
+        raise ValueError(value)
+    return replace(known, declared_octets=int(value))
+
+
+def _body(known: MailParameters, value: str, extensions: frozenset[Extension]) -> MailParameters:
+    body = BodyType(grammar.fold(value))
+    if body is BodyType.BINARY_MIME and Extension.BINARYMIME not in extensions:
+        raise ValueError(value)
+    return replace(known, body=body)
+
+
+def _smtputf8(known: MailParameters, _value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    return replace(known, smtputf8=True)
+
+
+def _ret(known: MailParameters, value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    return replace(known, dsn_return=DsnReturn(grammar.fold(value)))
+
+
+def _envid(known: MailParameters, value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    return replace(known, envelope_id=_decode_xtext(value, MAX_ENVID_OCTETS))
+
+
+def _notify(known: RcptParameters, value: str, _extensions: frozenset[Extension]) -> RcptParameters:
+    words = [DsnNotify(grammar.fold(word)) for word in value.split(",")]
+    notify = frozenset(words)
+    if len(words) != len(notify) or (DsnNotify.NEVER in notify and len(notify) > 1):
+        raise ValueError(value)
+    return replace(known, notify=notify)
+
+
+def _orcpt(known: RcptParameters, value: str, _extensions: frozenset[Extension]) -> RcptParameters:
+    address_type, semicolon, address = value.partition(";")
+    if not semicolon or not _ADDRESS_TYPE.fullmatch(address_type) or not address:
+        raise ValueError(value)
+    return replace(known, original=OriginalRecipient(address_type, _decode_xtext(address, MAX_ORCPT_OCTETS)))
+
+
+def _decode_xtext(text: str, limit: int) -> str:
+    """Decode xtext (RFC 3461 4). What it stands for must be printable ASCII: nothing else fits a field or a header."""
+    if len(text) > limit or not _XTEXT.fullmatch(text):
+        raise ValueError(text)
+    decoded = _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), text)
+    if not (decoded.isascii() and decoded.isprintable()):
+        raise ValueError(text)
+    return decoded
+
+
+_WITHOUT_VALUE: Final = frozenset({"SMTPUTF8"})
+_MAIL: Final[Mapping[str, tuple[Extension, _Setter[MailParameters]]]] = {
+    "SIZE": (Extension.SIZE, _size),
+    "BODY": (Extension.EIGHT_BIT_MIME, _body),
+    "SMTPUTF8": (Extension.SMTPUTF8, _smtputf8),
+    "RET": (Extension.DSN, _ret),
+    "ENVID": (Extension.DSN, _envid),
+}
+_RCPT: Final[Mapping[str, tuple[Extension, _Setter[RcptParameters]]]] = {
+    "NOTIFY": (Extension.DSN, _notify),
+    "ORCPT": (Extension.DSN, _orcpt),
+}
