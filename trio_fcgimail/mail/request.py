@@ -91,7 +91,7 @@ def _common(envelope: Envelope, stage: str) -> list[Field]:
 
 def query_string(fields: Iterable[Field]) -> str:
     """Fields as a query string, in the order given."""
-    return "&".join(f"{name}={quote_plus(value)}" for name, value in fields)
+    return "&".join(f"{name}={quote_plus(value, errors='surrogateescape')}" for name, value in fields)
 
 
 def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str) -> list[Parameter]:
