@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import final
 
-from ..smtp import Mailbox
+from trio_fcgimail.smtp import Mailbox
 
 
 @final

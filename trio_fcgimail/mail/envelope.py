@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never, final
 
-from ..smtp import BodyType, GreetingWord, Mailbox
+from trio_fcgimail.smtp import BodyType, GreetingWord, Mailbox
 
 
 @final

@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final, final
 
-from .text import clean, cut_utf8
+from trio_fcgimail.mail.text import clean, cut_utf8
 
 MAX_HEADER_OCTETS: Final = 1 << 18  # ours: four times what signed and sealed mail needs
 MAX_SUBJECT_OCTETS: Final = 8192  # ours: so that it always fits beside the recipients

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never, final
 
-from ..smtp import EnhancedCode, Reply, catalogue
-from .text import clean, cut_utf8
+from trio_fcgimail.mail.text import clean, cut_utf8
+from trio_fcgimail.smtp import EnhancedCode, Reply, catalogue
 
 MAX_ANSWER_OCTETS: Final = 65_536  # ours: a verdict is a line; what is longer is not read on
 MAX_STDERR_OCTETS: Final = 16_384  # ours: what is kept of it for the log
