@@ -290,6 +290,10 @@ FAULTS: Final = [
     Fault("too-many-parts", Acts(stderr(b"PHP Warning: Multipart body parts limit exceeded 10.") + YES + end())),
     Fault("died-after-a-yes", Acts(YES + stderr(b"PHP message: PHP Fatal error:  Uncaught Error") + end())),
     Fault("died-after-a-yes-and-many-notices", Acts(YES + _notices(2000) + stderr(b"PHP Fatal error:  x") + end())),
+    Fault(
+        "died-after-a-yes-amid-notices",
+        Acts(YES + _notices(2000) + stderr(b"PHP Fatal error:  x") + _notices(2000) + end()),
+    ),
     Fault("died-after-a-yes-then-notices", Acts(YES + stderr(b"PHP Fatal error:  x") + _notices(2000) + end())),
 ]
 CASES: Final = [

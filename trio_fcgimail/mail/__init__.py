@@ -18,6 +18,7 @@ from trio_fcgimail.mail.request import (
 from trio_fcgimail.mail.text import clean
 from trio_fcgimail.mail.trace import address_literal, received_header
 from trio_fcgimail.mail.verdict import (
+    LOSS_OCTETS,
     MAX_ANSWER_OCTETS,
     MAX_STDERR_OCTETS,
     Answer,
@@ -26,10 +27,12 @@ from trio_fcgimail.mail.verdict import (
     Unexpected,
     Verdict,
     failed,
+    find_loss,
     judge,
 )
 
 __all__ = [
+    "LOSS_OCTETS",
     "MAX_ANSWER_OCTETS",
     "MAX_STDERR_OCTETS",
     "Answer",
@@ -55,6 +58,7 @@ __all__ = [
     "decode_subject",
     "encode_fields",
     "failed",
+    "find_loss",
     "get_parameters",
     "has_room",
     "judge",

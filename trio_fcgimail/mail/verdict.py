@@ -17,6 +17,7 @@ from trio_fcgimail.smtp import EnhancedCode, Reply, catalogue
 
 MAX_ANSWER_OCTETS: Final = 65_536  # ours: a verdict is a line; what is longer is not read on
 MAX_STDERR_OCTETS: Final = 16_384  # ours: what is kept of it for the log
+LOSS_OCTETS: Final = 300  # ours: of what PHP says when it lost a request
 _MAX_REPLY_LINES: Final = 20
 _MAX_TEXT_OCTETS: Final = 400  # leaves room for the codes within the 512 of RFC 5321 4.5.3.1.5
 
@@ -121,6 +122,12 @@ _POLICY: Final = EnhancedCode(5, 7, 1)
 _UNEXPECTED_REJECT: Final = Reply(554, EnhancedCode(5, 3, 0), ("Message not accepted",))
 
 
+def find_loss(stderr: bytes | bytearray) -> bytes:
+    """The beginning of what PHP says of a lost request, ``LOSS_OCTETS`` at most; empty when it says nothing of it."""
+    found = _LOST_BY_PHP.search(stderr)
+    return bytes(stderr[found.start() : found.start() + LOSS_OCTETS]) if found else b""
+
+
 def failed(reason: str) -> Verdict:
     """A temporary failure: no verdict of the script was to be had."""
     return Verdict(Meaning.FAILED, catalogue.LOCAL_ERROR, clean(reason, 500))
@@ -138,8 +145,8 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
         return failed(f"HTTP status {answer.status}: {text}")
     if len(answer.output) > MAX_ANSWER_OCTETS:
         return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
-    if lost := _LOST_BY_PHP.search(answer.stderr):
-        return failed(f"PHP says on STDERR: {clean(answer.stderr[lost.start() :], 300)}")
+    if lost := find_loss(answer.stderr):
+        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
     if not text:
         return failed("the output is empty")
     if (begun := _BEGUN_BY_PHP.search(text)) and _ENDED_BY_PHP.search(text, begun.end()):

@@ -18,7 +18,7 @@ import trio
 
 from trio_fcgimail import fastcgi
 from trio_fcgimail.config import TcpAddress, UnixAddress, UpstreamAddress
-from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean
+from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean, find_loss
 from trio_fcgimail.server.spool import SpoolReadError
 
 _RECEIVE_OCTETS: Final = 65_536
@@ -252,10 +252,13 @@ class _Exchange:
                     assert_never(event)
 
     def _shorten_stderr(self) -> None:
-        """Keep both ends of it: PHP tells of dropped input first, and of its own death last."""
+        """Keep both ends of it, and in front what it says of a lost request, wherever that stood."""
         if (excess := len(self._stderr) - MAX_STDERR_OCTETS) > 0:
+            loss = find_loss(self._stderr)
             half = MAX_STDERR_OCTETS // 2
             del self._stderr[half : half + excess]
+            if loss and not find_loss(self._stderr):
+                self._stderr[:0] = loss + b"\n"
 
     def _take_output(self, data: bytes) -> None:
         self._head_reader.receive_data(data)
