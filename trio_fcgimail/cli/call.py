@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +64,7 @@ async def _request(
     return await request(stream, parameters, body, seconds=seconds, max_output_octets=_MAX_OUTPUT_OCTETS)
 
 
-async def _pieces(path: Path, octets: int) -> AsyncIterator[bytes]:
+async def _pieces(path: Path, octets: int) -> AsyncGenerator[bytes, None]:
     """The file as long as it was when its length was told; one that grows meanwhile is cut there."""
     async with await trio.open_file(path, "rb") as file:
         while octets and (piece := await file.read(min(_BLOCK_OCTETS, octets))):

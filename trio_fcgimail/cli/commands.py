@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote_plus
 
 import click
 import rich.console
@@ -230,9 +232,11 @@ def call(
         name, equals, value = field.partition("=")
         if not equals or not name:
             raise click.UsageError(f"{field!r} is not NAME=VALUE.")
-        pairs.append((name, value))
+        pairs.append((quote_plus(name, errors="surrogateescape"), value))
     if not script.startswith("/") or "\0" in script:
         raise click.UsageError("SCRIPT is an absolute path.")
+    if math.isnan(seconds):  # which no range of click's keeps out
+        raise click.UsageError("--seconds is a number.")
     sys.exit(trio.run(partial(call_script, fastcgi, script, pairs, post, content_type=content_type, seconds=seconds)))
 
 

@@ -48,6 +48,8 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
         ending = trio.run(_serve, settings, file, php)
     except* (ListenError, PhpError) as group:
         problems = [str(exc) for exc in _leaves(group)]
+    finally:
+        file.close()
     if problems:
         raise Failure("; ".join(problems))
     return RAN_AND_FAILED if ending is Ending.CUT else 0

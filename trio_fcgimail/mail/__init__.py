@@ -1,10 +1,10 @@
 """One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
 
-from .digest import MailDigest
-from .envelope import Envelope, Peer, Session, WithKeyword, new_queue_id
-from .form import BodyEncoder, BodyLines, BodyMeter, encode_fields
-from .headers import HeaderFacts, HeaderReader, decode_subject
-from .request import (
+from trio_fcgimail.mail.digest import MailDigest
+from trio_fcgimail.mail.envelope import Envelope, Peer, Session, WithKeyword, new_queue_id
+from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
+from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
+from trio_fcgimail.mail.request import (
     Field,
     Parameter,
     Received,
@@ -15,9 +15,10 @@ from .request import (
     save_fields,
     validate_fields,
 )
-from .text import clean
-from .trace import address_literal, received_header
-from .verdict import (
+from trio_fcgimail.mail.text import clean
+from trio_fcgimail.mail.trace import address_literal, received_header
+from trio_fcgimail.mail.verdict import (
+    LOSS_OCTETS,
     MAX_ANSWER_OCTETS,
     MAX_STDERR_OCTETS,
     Answer,
@@ -26,10 +27,12 @@ from .verdict import (
     Unexpected,
     Verdict,
     failed,
+    find_loss,
     judge,
 )
 
 __all__ = [
+    "LOSS_OCTETS",
     "MAX_ANSWER_OCTETS",
     "MAX_STDERR_OCTETS",
     "Answer",
@@ -55,6 +58,7 @@ __all__ = [
     "decode_subject",
     "encode_fields",
     "failed",
+    "find_loss",
     "get_parameters",
     "has_room",
     "judge",

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import final
 
-from ..smtp import Mailbox
+from trio_fcgimail.smtp import Mailbox
 
 
 @final
@@ -20,7 +20,7 @@ class MailDigest:
     __slots__ = ("_hash",)
 
     def __init__(self, sender: Mailbox | None, recipients: Iterable[Mailbox]) -> None:
-        names = {f"{Mailbox(one.local_part, (one.domain or '').lower())}".encode() for one in recipients}
+        names = {_with_lower_domain(str(one)).encode() for one in recipients}
         path = b"" if sender is None else str(sender).encode()
         self._hash = hashlib.sha256(b"\0".join([path, *sorted(names), b"", b""]))
 
@@ -31,3 +31,9 @@ class MailDigest:
     def hexdigest(self) -> str:
         """64 lower-case hexadecimal digits."""
         return self._hash.hexdigest()
+
+
+def _with_lower_domain(address: str) -> str:
+    """No Mailbox any more: a label of the longest kind can grow in lower case (U+0130), which no grammar would take."""
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{domain.lower()}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import final
+from typing import assert_never, final
 
-from ..smtp import BodyType, GreetingWord, Mailbox
+from trio_fcgimail.smtp import BodyType, GreetingWord, Mailbox
 
 
 @final
@@ -76,6 +76,8 @@ class Envelope:
                 return WithKeyword.UTF8SMTP if self.smtputf8 else WithKeyword.ESMTP
             case GreetingWord.HELO:
                 return WithKeyword.SMTP
+            case word:
+                assert_never(word)
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

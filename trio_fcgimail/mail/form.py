@@ -31,20 +31,22 @@ def escape(data: bytes) -> bytes:
 class BodyMeter:
     """Counts a body while it comes, so that the length of its form is known before a single octet of it is encoded.
 
-    The pieces must not part a CR from its LF.
+    The pieces may be cut anywhere.
     """
 
-    __slots__ = ("_crlfs", "_escapes", "_octets")
+    __slots__ = ("_crlfs", "_escapes", "_last", "_octets")
 
     def __init__(self) -> None:
         self._octets = 0
         self._crlfs = 0
         self._escapes = 0
+        self._last = b""  # octet of the pieces so far
 
     def add(self, data: bytes) -> None:
         """Count one more piece."""
         self._octets += len(data)
-        self._crlfs += data.count(b"\r\n")
+        self._crlfs += data.count(b"\r\n") + (self._last + data[:1] == b"\r\n")
+        self._last = data[-1:] or self._last
         self._escapes += sum(data.count(octet) for octet, _ in _ESCAPES)
 
     def size(self, lines: BodyLines) -> int:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, final
 from urllib.parse import quote_plus
 
-from .. import __version__
-from ..smtp import Mailbox
-from .envelope import Envelope
+from trio_fcgimail import __version__
+from trio_fcgimail.mail.envelope import Envelope
+from trio_fcgimail.smtp import Mailbox
 
 MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends at 65,535 and escapes need room
 MAX_FIELDS: Final = 900  # PHP drops what exceeds max_input_vars, 1,000 as shipped
@@ -91,7 +91,7 @@ def _common(envelope: Envelope, stage: str) -> list[Field]:
 
 def query_string(fields: Iterable[Field]) -> str:
     """Fields as a query string, in the order given."""
-    return "&".join(f"{name}={quote_plus(value)}" for name, value in fields)
+    return "&".join(f"{name}={quote_plus(value, errors='surrogateescape')}" for name, value in fields)
 
 
 def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str) -> list[Parameter]:

@@ -12,9 +12,9 @@ _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 def clean(text: str | bytes, limit: int) -> str:
     """One printable line of at most ``limit`` characters; runs of controls become one blank, a cut shows as ``...``."""
     if isinstance(text, bytes):
-        text = text[: 4 * limit + 4].decode("utf-8", "replace")
+        text = text.decode("utf-8", "replace")
     text = _UNSAFE.sub(" ", text).strip()
-    return text if len(text) <= limit else text[: max(limit - 3, 0)] + "..."
+    return text if len(text) <= limit else text[: max(limit - 3, 0)] + "..."[:limit]
 
 
 def cut_utf8(text: str, octets: int) -> str:

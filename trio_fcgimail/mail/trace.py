@@ -6,8 +6,8 @@ import ipaddress
 from datetime import datetime
 from email.utils import format_datetime
 
-from ..smtp import is_address_literal, is_domain
-from .envelope import Envelope, Peer
+from trio_fcgimail.mail.envelope import Envelope, Peer
+from trio_fcgimail.smtp import is_address_literal, is_domain
 
 
 def address_literal(ip: str) -> str:

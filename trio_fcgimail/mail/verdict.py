@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never, final
 
-from ..smtp import EnhancedCode, Reply, catalogue
-from .text import clean, cut_utf8
+from trio_fcgimail.mail.text import clean, cut_utf8
+from trio_fcgimail.smtp import EnhancedCode, Reply, catalogue
 
 MAX_ANSWER_OCTETS: Final = 65_536  # ours: a verdict is a line; what is longer is not read on
 MAX_STDERR_OCTETS: Final = 16_384  # ours: what is kept of it for the log
+LOSS_OCTETS: Final = 300  # ours: of what PHP says when it lost a request
 _MAX_REPLY_LINES: Final = 20
 _MAX_TEXT_OCTETS: Final = 400  # leaves room for the codes within the 512 of RFC 5321 4.5.3.1.5
 
@@ -84,17 +85,21 @@ _PASSED: Final = re.compile(r"PASS(?:ED)?(?:[ \t].*)?")
 _SAVED: Final = re.compile(r"SAVED(?:[ \t].*)?")
 _DISCARD: Final = re.compile(r"DISCARD(?:[ \t].*)?")
 _SAVED_ID: Final = re.compile(r"[ \t]id=([A-Za-z0-9._-]{1,64})(?=[ \t]|$)")
-_REPLY_LINE: Final = re.compile(r"(?P<code>[45][0-9]{2})(?:(?P<mark>[ -])(?P<text>.*))?")
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+_REPLY_LINE: Final = re.compile(r"(?P<code>[45][0-9]{2})(?:(?P<mark>[ \t-])(?P<text>.*))?")
 _ENHANCED: Final = re.compile(r"(?P<klass>[0-9])\.(?P<subject>[0-9]{1,3})\.(?P<detail>[0-9]{1,3})(?: +|$)")
 
-# What PHP itself prints when something goes wrong, with html_errors on or off.
-_WRITTEN_BY_PHP: Final = re.compile(
-    r"(?:Fatal error|Parse error|Warning|Notice|Deprecated|Recoverable fatal error)(?:</b>)?: .{0,2000}? on line ",
-    re.DOTALL,
+# What PHP itself prints when something goes wrong, with html_errors on or off, always on a line of its own; a message
+# of any length and " on line " with a number follow.
+_BEGUN_BY_PHP: Final = re.compile(
+    r"^(?:<b>)?(?:PHP )?(?:(?:Fatal|Parse|Recoverable fatal) error|Warning|Notice|Deprecated)(?:</b>)?: ", re.MULTILINE
 )
+_ENDED_BY_PHP: Final = re.compile(r" on line (?:<b>)?[0-9]")
 # What PHP says on STDERR when it dropped a part of the request or died: the script ran on less than we sent.
 _LOST_BY_PHP: Final = re.compile(
-    rb"PHP Fatal error|PHP Parse error|exceeds the limit of|Input variables exceeded"
+    rb"PHP (?:Fatal|Parse|Recoverable fatal) error"
+    rb"|POST Content-Length of [0-9]+ bytes exceeds the limit|Actual POST length does not match Content-Length"
+    rb"|POST data can't be buffered|Input variables exceeded|Input variable nesting level exceeded"
     rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file"
     rb"|Maximum number of allowable file uploads"
 )
@@ -117,6 +122,12 @@ _POLICY: Final = EnhancedCode(5, 7, 1)
 _UNEXPECTED_REJECT: Final = Reply(554, EnhancedCode(5, 3, 0), ("Message not accepted",))
 
 
+def find_loss(stderr: bytes | bytearray) -> bytes:
+    """The beginning of what PHP says of a lost request, ``LOSS_OCTETS`` at most; empty when it says nothing of it."""
+    found = _LOST_BY_PHP.search(stderr)
+    return bytes(stderr[found.start() : found.start() + LOSS_OCTETS]) if found else b""
+
+
 def failed(reason: str) -> Verdict:
     """A temporary failure: no verdict of the script was to be had."""
     return Verdict(Meaning.FAILED, catalogue.LOCAL_ERROR, clean(reason, 500))
@@ -134,13 +145,13 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
         return failed(f"HTTP status {answer.status}: {text}")
     if len(answer.output) > MAX_ANSWER_OCTETS:
         return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
-    if lost := _LOST_BY_PHP.search(answer.stderr):
-        return failed(f"PHP says on STDERR: {clean(answer.stderr[lost.start() :], 300)}")
+    if lost := find_loss(answer.stderr):
+        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
     if not text:
         return failed("the output is empty")
-    if _WRITTEN_BY_PHP.search(text):
+    if (begun := _BEGUN_BY_PHP.search(text)) and _ENDED_BY_PHP.search(text, begun.end()):
         return failed(f"PHP printed: {text}")
-    lines = text.splitlines()
+    lines = _LINE_END.split(text)
     if (reply := _parse_reply(stage, lines)) is not None:
         return Verdict(Meaning.REFUSED, reply, clean(text, 500))
     if _REPLY_LINE.fullmatch(lines[0]):  # half a reply must not become a bounce that it did not ask for
@@ -195,7 +206,7 @@ def _parse_reply(stage: Stage, lines: Sequence[str]) -> Reply | None:
     enhanced: EnhancedCode | None = None
     texts: list[str] = []
     for one in matches:
-        text = one["text"] or ""
+        text = (one["text"] or "").strip()
         if given := _ENHANCED.match(text):
             text = text[given.end() :]
             if enhanced is None and int(given["klass"]) == code // 100:

@@ -31,7 +31,7 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.gateway import Gateway, Observer
-from trio_fcgimail.server.listeners import bound_address, close_listener, open_listeners, peer_of
+from trio_fcgimail.server.listeners import bound_address, close_listener, open_listeners, peer_of, remove_socket_file
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
@@ -167,9 +167,9 @@ class Server:
                 handler = partial(self._serve_connection, server_options(self._settings, listener))
                 accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
             await self._stopping.wait()
+            for _, socket in opened:
+                remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
             accepting.cancel_scope.cancel()
-        for _, socket in opened:
-            close_listener(socket)
 
     async def _cut_in_time(self) -> None:
         """Wait for the sessions that are left, but not for ever."""
@@ -186,7 +186,11 @@ class Server:
         except OSError:
             await trio.aclose_forcefully(stream)
             return
-        session = Session(stream, peer, options, self._gateway, self._refusal(peer))
+        refusal = self._refusal(peer)
+        session = Session(stream, peer, options, self._gateway, refusal)
+        if refusal is not None:
+            await session.run()  # soon over, and no part of what the limits count
+            return
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
         try:
@@ -199,6 +203,8 @@ class Server:
 
     def _refusal(self, peer: Peer) -> Reply | None:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
+        if self.is_stopping:  # accepted before, begun after the others were told
+            return catalogue.SHUTTING_DOWN
         limits = self._settings.limits
         if limits.connections is not None and len(self._sessions) >= limits.connections:
             return catalogue.TOO_MANY_CONNECTIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO, assert_never, final
 
@@ -37,11 +38,18 @@ class LogFile:
         return self._path is None and self._stream.isatty()
 
     def line(self, text: str) -> None:
-        """Write one line."""
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        """Write one line; a full disk or a reader that is gone loses the line, never the mail it tells of."""
+        with suppress(OSError):
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     debug = info = warning = error = critical = exception = line  # the methods that structlog calls
+
+    def close(self) -> None:
+        """Close the file; standard error stays open."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._stream.close()
 
     def reopen(self) -> None:
         """Open the file anew. Raises OSError when that fails; then the old one stays in use."""

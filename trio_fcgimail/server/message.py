@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final, final
 
 from trio_fcgimail.mail import (
@@ -63,12 +64,13 @@ class IncomingMessage:
         octets = len(_BODY_NAME) + self._meter.encoded_size(self._lines) + len(rest)
         return Body(octets, self._form_pieces(rest))
 
-    async def _form_pieces(self, rest: bytes) -> AsyncIterator[bytes]:
+    async def _form_pieces(self, rest: bytes) -> AsyncGenerator[bytes, None]:
         yield _BODY_NAME
         encoder = BodyEncoder(self._lines)
-        async for piece in self._spool.pieces():
-            if encoded := encoder.encode(piece):
-                yield encoded
+        async with aclosing(self._spool.pieces()) as pieces:
+            async for piece in pieces:
+                if encoded := encoder.encode(piece):
+                    yield encoded
         yield encoder.finish() + rest
 
     def close(self) -> None:

@@ -22,10 +22,13 @@ class DataPace:
         self._octets = 0
         self._waited = 0.0
 
-    def is_too_slow(self, octets: int, waited_seconds: float) -> bool:
-        """Count what came after a wait; whether a window has now ended below the floor."""
+    def count(self, octets: int, waited_seconds: float) -> None:
+        """Count what came after a wait."""
         self._octets += octets
         self._waited += waited_seconds
+
+    def is_too_slow(self) -> bool:
+        """Whether a window has now ended below the floor. To be asked only when more has to come."""
         if self._waited < self.window_seconds:
             return False
         too_slow = self._floor is not None and self._octets < self._floor * self._waited

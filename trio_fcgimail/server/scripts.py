@@ -27,7 +27,7 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.upstream import Body, UpstreamError, UpstreamUnavailable, connect, request
+from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, UpstreamUnavailable, connect, request
 from trio_fcgimail.smtp import Mailbox, catalogue
 
 GIVE_UP_SECONDS: Final = 2.0  # when the FastCGI server refuses at once; docs/design.md, "Upstream"
@@ -47,10 +47,17 @@ class Scripts:
     Args:
         settings: checked.
         log: told what scripts write to STDERR; None for nobody.
+        connect: how connections come about.
     """
 
-    def __init__(self, settings: Settings, log: structlog.typing.FilteringBoundLogger | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: structlog.typing.FilteringBoundLogger | None = None,
+        connect: Connect = connect,
+    ) -> None:
         self._log = log
+        self._connect_to = connect
         self._hostname = settings.hostname
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
@@ -107,7 +114,7 @@ class Scripts:
             return await request(stream, parameters, body, seconds=seconds)
 
     @asynccontextmanager
-    async def _connection(self, stage: Stage) -> AsyncIterator[trio.SocketStream]:
+    async def _connection(self, stage: Stage) -> AsyncIterator[trio.abc.Stream]:
         """A connection of our share, connected; given back when the request is over."""
         async with AsyncExitStack() as stack:
             try:
@@ -119,17 +126,18 @@ class Scripts:
                 raise UpstreamUnavailable(f"no free connection within {self._fastcgi.wait_seconds:g} s") from exc
             yield stream
 
-    async def _connect(self) -> trio.SocketStream:
+    async def _connect(self) -> trio.abc.Stream:
         """Connect, and try again for a while when that fails at once: a pool that reloads is back in a moment."""
         give_up = trio.current_time() + GIVE_UP_SECONDS
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return await connect(self._fastcgi.upstreams[0], seconds=self._fastcgi.connect_seconds)
+                return await self._connect_to(self._fastcgi.upstreams[0], seconds=self._fastcgi.connect_seconds)
             except UpstreamUnavailable:
-                if trio.current_time() + pause > give_up:
+                left = give_up - trio.current_time()
+                if left <= 0:
                     raise
-            await trio.sleep(pause)
+            await trio.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 

@@ -25,11 +25,17 @@ from trio_fcgimail.smtp import Mailbox, Reply, catalogue
 
 _RECEIVE_OCTETS: Final = 65_536
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
+_GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
 GOODBYE_SECONDS: Final = 2.0  # for the last reply and the closing handshake when we are being stopped
 
 
 class _ClientGoneError(Exception):
     """The client cannot be written to any more."""
+
+
+class _Line(Enum):
+    CLEAR = "between two replies"
+    TORN = "perhaps within a reply: nothing that is said now can be understood"
 
 
 class _Mode(Enum):
@@ -65,6 +71,7 @@ class Session:
         self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=peer.ip or "unix")
         self._conn = smtp.ServerConnection(options)
         self._out = bytearray()
+        self._gathering_since = trio.current_time()
         self._facts: SessionFacts | None = None
         self._envelope: Envelope | None = None
         self._recipients: list[Mailbox] = []
@@ -72,6 +79,7 @@ class Session:
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
         self._mode = _Mode.SERVING
+        self._line = _Line.CLEAR
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._save_scope: trio.CancelScope | None = None
@@ -125,7 +133,7 @@ class Session:
                 self._log.debug("connection closed", reason=event.reason.value)
                 break
             await self._handle(event)
-            if len(self._out) > _FLUSH_OCTETS:
+            if len(self._out) > _FLUSH_OCTETS or trio.current_time() - self._gathering_since > _GATHER_SECONDS:
                 await self._flush()
         await self._flush()
         await self._close_politely()
@@ -140,6 +148,8 @@ class Session:
                 self._facts = SessionFacts(self._peer, word, domain)
                 self._forget_mail()
                 self._out += self._conn.accept(event)
+            case smtp.MailFrom() if self._mode is _Mode.DRAINING:
+                self._out += self._conn.reject(event, catalogue.SHUTTING_DOWN)
             case smtp.MailFrom():
                 self._begin(event)
             case smtp.RcptTo():
@@ -306,7 +316,10 @@ class Session:
             seconds=seconds,
         )
         for observer in self._gateway.observers:
-            observer.mail(report)
+            try:
+                observer.mail(report)
+            except Exception:  # noqa: BLE001 - the verdict stands, whatever becomes of the telling
+                self._log.exception("observer failed", queue_id=self._queue_id)
 
     def _forget_mail(self) -> None:
         self._envelope = None
@@ -326,6 +339,8 @@ class Session:
         """Wait for the client, under the deadline of what the core waits for."""
         await self._flush()
         match self._conn.waiting_for:
+            case smtp.Waiting.DATA if self._pace is not None and self._pace.is_too_slow():
+                self._close(catalogue.TOO_SLOW)
             case smtp.Waiting.DATA:
                 await self._receive_within(self._limits.data_seconds)
             case smtp.Waiting.COMMAND:
@@ -350,10 +365,11 @@ class Session:
                 self._idle_scope = None
         if scope.cancelled_caught:
             self._close(catalogue.SHUTTING_DOWN if self._mode is _Mode.DRAINING else catalogue.TIMED_OUT)
-        elif self._pace is not None and self._pace.is_too_slow(len(data), trio.current_time() - began):
-            self._close(catalogue.TOO_SLOW)
         else:
+            if self._pace is not None:
+                self._pace.count(len(data), trio.current_time() - began)
             self._conn.receive_data(bytes(data))
+        self._gathering_since = trio.current_time()
 
     def _close(self, reply: Reply) -> None:
         self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)
@@ -361,15 +377,19 @@ class Session:
 
     async def _flush(self) -> None:
         """Send what was gathered. A client that does not read has ``idle_seconds`` to begin."""
+        self._gathering_since = trio.current_time()
         if not self._out:
             return
+        await trio.lowlevel.checkpoint_if_cancelled()  # what was not begun to be sent is left to the goodbye
         data = bytes(self._out)
         self._out.clear()
+        self._line = _Line.TORN
         try:
             with trio.fail_after(self._limits.idle_seconds):
                 await self._stream.send_all(data)
         except (trio.TooSlowError, trio.BrokenResourceError) as exc:
             raise _ClientGoneError from exc
+        self._line = _Line.CLEAR
 
     async def _close_politely(self) -> None:
         """Half-close first: closing with unread octets in the kernel would destroy our last reply on its way."""
@@ -384,6 +404,8 @@ class Session:
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
+        if self._line is _Line.TORN:
+            return
         if self._conn.state is not smtp.State.CLOSED:
             self._out += self._conn.close(reply)
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):

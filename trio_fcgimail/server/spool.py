@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, final
 
@@ -98,7 +99,7 @@ class Spool:
     def _open(self) -> IO[bytes]:
         return tempfile.TemporaryFile(buffering=0, dir=self._room.directory)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it, in pieces of bounded size. Raises SpoolReadError."""
         if self._file is not None:
             offset = 0
@@ -121,7 +122,8 @@ class Spool:
         self._room.free(self._on_disk)
         self._on_disk = 0
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a disk that fails now has nothing left that anybody needs
+                self._file.close()
             self._file = None
 
 

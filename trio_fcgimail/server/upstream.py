@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, assert_never, final
+from typing import Final, Protocol, assert_never, final
 
 import trio
 
 from trio_fcgimail import fastcgi
 from trio_fcgimail.config import TcpAddress, UnixAddress, UpstreamAddress
-from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean
+from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean, find_loss
 from trio_fcgimail.server.spool import SpoolReadError
 
 _RECEIVE_OCTETS: Final = 65_536
+_GATHER_OCTETS: Final = 65_536  # of a request, before they are written: a small mail is one write
 _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
 
 
@@ -47,11 +49,19 @@ class Body:
 
     Args:
         octets: exactly what ``pieces`` will give in all.
-        pieces: read once.
+        pieces: read once, and closed when the request is over.
     """
 
     octets: int
-    pieces: AsyncIterator[bytes]
+    pieces: AsyncGenerator[bytes, None]
+
+
+class Connect(Protocol):
+    """How a connection comes about: :func:`connect`, or what stands in for it."""
+
+    async def __call__(self, address: UpstreamAddress, *, seconds: float) -> trio.abc.Stream:
+        """Connect within so many seconds. Raises UpstreamUnavailable."""
+        ...
 
 
 async def connect(address: UpstreamAddress, *, seconds: float) -> trio.SocketStream:
@@ -102,7 +112,8 @@ def _explain(exc: OSError) -> str:
             return "we may not write to that socket (mode or owner)"
         case _:
             causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else ()
-            return "; ".join(str(cause) for cause in causes) or str(exc)
+            reasons = dict.fromkeys(_explain(cause) for cause in causes if isinstance(cause, OSError))
+            return "; ".join(reasons) or exc.strerror or str(exc)
 
 
 async def request(
@@ -143,6 +154,7 @@ async def request(
 
 class _Sending(Enum):
     UNDER_WAY = "not all of the request was sent"
+    LAST_PART = "the end of the request was not sent"
     DONE = ""
     FAILED = "sending the request failed"
 
@@ -171,14 +183,17 @@ class _Exchange:
             scope: cancelled when there will be nothing to read, as the request could not be made.
         """
         try:
-            head = self._conn.begin_request(_REQUEST_ID, params=parameters)
-            if body is None:
-                await self._stream.send_all(head + self._conn.end_stdin(_REQUEST_ID))
-            else:
-                await self._stream.send_all(head)
-                async for piece in body.pieces:
-                    await self._stream.send_all(self._conn.send_stdin(_REQUEST_ID, piece))
-                await self._stream.send_all(self._conn.end_stdin(_REQUEST_ID))
+            gathered = self._conn.begin_request(_REQUEST_ID, params=parameters)
+            if body is not None:
+                async with aclosing(body.pieces) as pieces:
+                    async for piece in pieces:
+                        if len(gathered) >= _GATHER_OCTETS:
+                            await self._stream.send_all(gathered)
+                            gathered = b""
+                        gathered += self._conn.send_stdin(_REQUEST_ID, piece)
+            gathered += self._conn.end_stdin(_REQUEST_ID)
+            self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
+            await self._stream.send_all(gathered)
         except trio.BrokenResourceError as exc:
             self._sending = _Sending.FAILED
             self._send_error = exc
@@ -213,11 +228,15 @@ class _Exchange:
                         self._problem = UpstreamBroken(f"more than {self._max_output_octets} octets of output")
                         return True
                 case fastcgi.StderrChunk(data=data):
-                    self._stderr += data[: MAX_STDERR_OCTETS - len(self._stderr)]
+                    self._stderr += data
+                    if len(self._stderr) > 2 * MAX_STDERR_OCTETS:
+                        self._shorten_stderr()
                 case fastcgi.RequestEnded(protocol_status=status, app_status=app_status):
                     self._app_status = app_status
                     if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
                         self._problem = UpstreamBroken(f"the request was not executed: {status.name}")
+                    elif self._sending is _Sending.UNDER_WAY:
+                        self._problem = UpstreamBroken(f"answered too early{self.remark()}")
                     return True
                 case fastcgi.ConnectionClosed():
                     self._problem = UpstreamBroken(f"closed without END_REQUEST{self.remark()}")
@@ -231,6 +250,15 @@ class _Exchange:
                     pass  # nothing to learn from
                 case event:
                     assert_never(event)
+
+    def _shorten_stderr(self) -> None:
+        """Keep both ends of it, and in front what it says of a lost request, wherever that stood."""
+        if (excess := len(self._stderr) - MAX_STDERR_OCTETS) > 0:
+            loss = find_loss(self._stderr)
+            half = MAX_STDERR_OCTETS // 2
+            del self._stderr[half : half + excess]
+            if loss and not find_loss(self._stderr):
+                self._stderr[:0] = loss + b"\n"
 
     def _take_output(self, data: bytes) -> None:
         self._head_reader.receive_data(data)
@@ -256,9 +284,10 @@ class _Exchange:
         if self._problem is not None:
             raise self._problem
         if self._sending is not _Sending.DONE:
-            raise UpstreamBroken(f"answered too early: {self._sending.value}") from self._send_error
+            raise UpstreamBroken(f"answered too early{self.remark()}") from self._send_error
         if self._head is None:
             raise UpstreamBroken(f"no output, not even a head{self.remark()}")
+        self._shorten_stderr()
         output, stderr = bytes(self._output), bytes(self._stderr)
         return Answer(self._head.status, output, stderr, self._head.headers, self._app_status)
 

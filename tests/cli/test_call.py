@@ -1,0 +1,137 @@
+"""``call`` and ``version``, as commands."""
+
+import base64
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cli.support import NO_UPSTREAM
+from tests.phpfpm import PhpFpm
+from tests.server_process import free_port, run_command
+from trio_fcgimail import __version__
+
+ECHO: Final = """<?php
+header('Content-Type: application/json');
+echo json_encode(['get' => $_GET, 'method' => $_SERVER['REQUEST_METHOD'], 'type' => $_SERVER['CONTENT_TYPE'] ?? '',
+    'post' => $_POST, 'body' => base64_encode(file_get_contents('php://input'))]);
+"""
+BINARY: Final = bytes(range(256)) * 300 + b"\r\n\r\nno newline"
+
+
+def _split(output: bytes) -> tuple[list[str], bytes]:
+    head, _, body = output.partition(b"\r\n\r\n")
+    return head.decode().split("\r\n"), body
+
+
+def test_version_is_one_line(folder: Path) -> None:
+    done = run_command("version", folder=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"trio_fcgimail {__version__}\n".encode(), b"")
+
+
+def test_fields_go_into_the_query_string_as_they_are(php: PhpFpm, folder: Path) -> None:
+    script = php.script("echo.php", ECHO)
+    fields = {"rcpt_to": "a+b@example.com", "empty": "", "odd": "1=2&3 %41;Grüße", "a&b;c": "1"}
+    pairs = [f"{name}={value}" for name, value in fields.items()]
+    done = run_command("call", script, *pairs, "--fastcgi", php.address, folder=folder)
+    head, body = _split(done.stdout)
+    assert done.returncode == 0
+    assert head[0] == "Status: 200"
+    assert "content-type: application/json" in [line.lower() for line in head]
+    told = json.loads(body)
+    assert told["get"] == fields
+    assert told["method"] == "GET"
+    assert b"appStatus 0" in done.stderr
+
+
+def test_a_field_need_not_be_utf8(php: PhpFpm, folder: Path) -> None:
+    script = php.script("hex.php", "<?php echo bin2hex($_GET['name']);")
+    done = run_command("call", script, os.fsdecode(b"name=\xff\xfe"), "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, _split(done.stdout)[1]) == (0, b"fffe")
+
+
+def test_a_field_that_fits_no_record_is_one_line_and_1(php: PhpFpm, folder: Path) -> None:
+    done = run_command("call", "/srv/save.php", f"name={'x' * 70_000}", "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, b"", 1)
+
+
+def test_a_file_is_posted_as_it_is(php: PhpFpm, folder: Path) -> None:
+    script = php.script("echo.php", ECHO)
+    (folder / "body.bin").write_bytes(BINARY)
+    options = ("--post", "body.bin", "--content-type", "application/octet-stream")
+    done = run_command("call", script, "name=value", *options, "--fastcgi", php.address, folder=folder)
+    told = json.loads(_split(done.stdout)[1])
+    assert (told["method"], told["type"], told["get"]) == ("POST", "application/octet-stream", {"name": "value"})
+    assert told["body"] == base64.b64encode(BINARY).decode()
+
+
+def test_a_posted_form_is_one_by_default(php: PhpFpm, folder: Path) -> None:
+    script = php.script("echo.php", ECHO)
+    (folder / "form").write_bytes(b"body=a%26b&size=3")
+    done = run_command("call", script, "--post", "form", "--fastcgi", php.address, folder=folder)
+    assert json.loads(_split(done.stdout)[1])["post"] == {"body": "a&b", "size": "3"}
+
+
+def test_a_binary_answer_is_unchanged(php: PhpFpm, folder: Path) -> None:
+    data = php.data / "answer.bin"
+    data.write_bytes(BINARY)
+    script = php.script("binary.php", f"<?php readfile('{data}');")
+    done = run_command("call", script, "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, _split(done.stdout)[1]) == (0, BINARY)
+
+
+def test_a_status_other_than_2xx_is_1_and_shown(php: PhpFpm, folder: Path) -> None:
+    script = php.script("gone.php", "<?php http_response_code(404); echo 'nothing here';")
+    done = run_command("call", script, "--fastcgi", php.address, folder=folder)
+    head, body = _split(done.stdout)
+    assert (done.returncode, head[0], body) == (1, "Status: 404", b"nothing here")
+
+
+def test_a_script_that_is_not_there_is_1(php: PhpFpm, folder: Path) -> None:
+    done = run_command("call", "/nonexistent/script.php", "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, _split(done.stdout)[0][0]) == (1, "Status: 404")
+    assert b"Primary script unknown" in done.stderr
+
+
+def test_stderr_of_the_script_is_kept_apart(php: PhpFpm, folder: Path) -> None:
+    script = php.script("noisy.php", "<?php echo 'the answer'; error_log('the remark');")
+    done = run_command("call", script, "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, _split(done.stdout)[1]) == (0, b"the answer")
+    assert b"the remark" in done.stderr
+
+
+@pytest.mark.parametrize("address", [pytest.param(NO_UPSTREAM, id="unix"), pytest.param("", id="tcp")])
+def test_without_a_server_it_is_one_line_and_1(folder: Path, address: str) -> None:
+    address = address or f"127.0.0.1:{free_port()}"
+    done = run_command("call", "/srv/save.php", "--fastcgi", address, folder=folder)
+    assert (done.returncode, done.stdout) == (1, b"")
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"trio_fcgimail: {address}: ")
+
+
+def test_a_script_that_hangs_is_1_when_the_time_is_over(php: PhpFpm, folder: Path) -> None:
+    script = php.script("hang.php", "<?php sleep(2);")
+    done = run_command("call", script, "--fastcgi", php.address, "--seconds", "0.2", folder=folder)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"0.2 s" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("--fastcgi", NO_UPSTREAM), id="no-script"),
+        pytest.param(("/srv/save.php",), id="no-address"),
+        pytest.param(("/srv/save.php", "--fastcgi", "nonsense"), id="no-such-address"),
+        pytest.param(("save.php", "--fastcgi", NO_UPSTREAM), id="relative-script"),
+        pytest.param(("/srv/save.php", "word", "--fastcgi", NO_UPSTREAM), id="field-without-a-value"),
+        pytest.param(("/srv/save.php", "=value", "--fastcgi", NO_UPSTREAM), id="field-without-a-name"),
+        pytest.param(("/srv/save.php", "--post", "missing", "--fastcgi", NO_UPSTREAM), id="no-such-file"),
+        pytest.param(("/srv/save.php", "--seconds", "0", "--fastcgi", NO_UPSTREAM), id="no-time"),
+        pytest.param(("/srv/save.php", "--seconds", "nan", "--fastcgi", NO_UPSTREAM), id="time-is-no-number"),
+    ],
+)
+def test_wrong_usage_is_2(usage_error: Callable[..., str], arguments: tuple[str, ...]) -> None:
+    assert usage_error("call", *arguments).splitlines()[-1].startswith("Error: ")

@@ -1,0 +1,194 @@
+"""What a script gets: fields, parameters, and how much room there is."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.mail.support import ALICE, BOB, CAROL, QUEUE_ID, envelope, envelopes, mailboxes
+from trio_fcgimail.fastcgi import ClientConnection, decode_pairs
+from trio_fcgimail.mail import (
+    Envelope,
+    Peer,
+    Received,
+    encode_fields,
+    get_parameters,
+    has_room,
+    post_parameters,
+    recipient_octets,
+    save_fields,
+    validate_fields,
+)
+from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
+from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS, query_string
+from trio_fcgimail.smtp import BodyType, GreetingWord, Mailbox
+
+HOST: Final = "mx.example.com"
+SCRIPT: Final = "/srv/mail/validate.php"
+RECEIVED: Final = Received("hi", "0" * 64, 123)
+LONGEST: Final = Mailbox("l" * 64, ".".join(["d" * 63] * 2 + ["d" * 61]))  # with its brackets 256 octets
+FIXED: Final = {
+    "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "QUERY_STRING", "REDIRECT_STATUS", "REMOTE_ADDR",
+    "REQUEST_METHOD", "REQUEST_URI", "SCRIPT_FILENAME", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
+    "SERVER_SOFTWARE",
+}  # fmt: skip
+
+
+def test_fields_of_validate() -> None:
+    mail = envelope(CAROL, body_type=BodyType.EIGHT_BIT_MIME)
+    assert validate_fields(mail, BOB) == [
+        ("body_type", "8BITMIME"),
+        ("helo", "client.example"),
+        ("mail_from", "alice@example.net"),
+        ("protocol", "smtp"),
+        ("rcpt_count", "1"),
+        ("rcpt_to", "bob@example.com"),
+        ("remote_ip", "192.0.2.1"),
+        ("remote_port", "4321"),
+        ("smtputf8", "false"),
+        ("stage", "validate"),
+        ("tls_on", "false"),
+        ("with", "ESMTP"),
+    ]
+
+
+def test_fields_of_save() -> None:
+    mail = envelope(BOB, CAROL, mail_from=None, peer=Peer("", 0), greeting=GreetingWord.LHLO, smtputf8=True)
+    assert save_fields(mail, RECEIVED) == [
+        ("helo", "client.example"),
+        ("mail_digest", "0" * 64),
+        ("mail_from", ""),
+        ("protocol", "lmtp"),
+        ("queue_id", QUEUE_ID),
+        ("rcpt_count", "2"),
+        ("rcpt_to_0", "bob@example.com"),
+        ("rcpt_to_1", "carol@example.com"),
+        ("remote_ip", ""),
+        ("remote_port", ""),
+        ("size", "123"),
+        ("smtputf8", "true"),
+        ("stage", "save"),
+        ("subject", "hi"),
+        ("tls_on", "false"),
+        ("with", "UTF8LMTP"),
+    ]
+
+
+@given(envelopes(), mailboxes())
+def test_fields_are_sorted_have_one_name_each_and_come_behind_body(mail: Envelope, recipient: Mailbox) -> None:
+    for fields in (validate_fields(mail, recipient), save_fields(mail, RECEIVED)):
+        names = [name for name, _ in fields]
+        assert names == sorted(set(names))
+        assert all(name > "body" and re.fullmatch("[a-z_0-9]+", name) for name in names)
+        assert all(value.isprintable() or not value.isascii() for _, value in fields)
+
+
+def test_parameters_of_get() -> None:
+    fields = [("helo", "a b&c"), ("rcpt_to", "ü+1@example.com")]
+    parameters = dict(get_parameters(SCRIPT, fields, hostname=HOST, remote_ip="192.0.2.1"))
+    query = b"helo=a+b%26c&rcpt_to=%C3%BC%2B1%40example.com"
+    assert {name.decode() for name in parameters} == FIXED - {"CONTENT_TYPE", "CONTENT_LENGTH"}
+    assert parameters[b"REQUEST_METHOD"] == b"GET"
+    assert parameters[b"QUERY_STRING"] == query
+    assert parameters[b"REQUEST_URI"] == b"/validate.php?" + query
+    assert parameters[b"SCRIPT_FILENAME"] == SCRIPT.encode()
+    assert parameters[b"SCRIPT_NAME"] == b"/validate.php"
+    assert parameters[b"SERVER_NAME"] == HOST.encode()
+    assert parameters[b"REMOTE_ADDR"] == b"192.0.2.1"
+
+
+def test_parameters_of_post() -> None:
+    parameters = dict(post_parameters("/srv/mail/save.php", 123, hostname=HOST, remote_ip=""))
+    assert {name.decode() for name in parameters} == FIXED
+    assert parameters[b"REQUEST_METHOD"] == b"POST"
+    assert parameters[b"CONTENT_TYPE"] == b"application/x-www-form-urlencoded"
+    assert parameters[b"CONTENT_LENGTH"] == b"123"
+    assert parameters[b"QUERY_STRING"] == b""
+    assert parameters[b"REQUEST_URI"] == b"/save.php"
+    assert parameters[b"REMOTE_ADDR"] == b"127.0.0.1"  # over a unix socket there is none
+
+
+@given(envelopes(), mailboxes())
+def test_no_address_breaks_out_of_its_parameter(mail: Envelope, recipient: Mailbox) -> None:
+    fields = validate_fields(mail, recipient)
+    ip = mail.session.peer.ip
+    for parameters in (
+        get_parameters(SCRIPT, fields, hostname=HOST, remote_ip=ip),
+        post_parameters(SCRIPT, 1, hostname=HOST, remote_ip=ip),
+    ):
+        assert {name.decode() for name, _ in parameters} <= FIXED
+        assert not any(set(b"\0\r\n") & set(name + value) for name, value in parameters)
+        assert ClientConnection().begin_request(params=parameters)
+    query = dict(get_parameters(SCRIPT, fields, hostname=HOST, remote_ip=ip))[b"QUERY_STRING"].decode()
+    assert parse_qsl(query, keep_blank_values=True, strict_parsing=True) == fields
+
+
+def test_the_longest_of_everything_is_a_request() -> None:
+    mail = envelope(mail_from=LONGEST, helo="h" * 255, peer=Peer("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 65_535))
+    parameters = get_parameters(SCRIPT, validate_fields(mail, LONGEST), hostname="h" * 253, remote_ip="")
+    head = ClientConnection().begin_request(params=parameters)
+    content = head[16 + 8 : -8]  # behind BEGIN_REQUEST and the header of the one PARAMS record, before the empty one
+    padding = head[16 + 6]
+    assert decode_pairs(content[: len(content) - padding]) == tuple(parameters)
+
+
+@pytest.mark.parametrize(
+    ("recipients", "octets", "fits"),
+    [
+        pytest.param(0, 0, True, id="nothing"),
+        pytest.param(860, 0, True, id="last-field"),
+        pytest.param(861, 0, False, id="a-field-too-many"),
+        pytest.param(1, 47_712, True, id="last-octet"),
+        pytest.param(1, 47_713, False, id="an-octet-too-many"),
+    ],
+)
+def test_has_room_to_the_octet(recipients: int, octets: int, fits: bool) -> None:
+    assert has_room(recipients, octets) is fits
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    [
+        pytest.param(Mailbox("b", "c.example"), id="short"),
+        pytest.param(LONGEST, id="long"),
+        pytest.param(Mailbox("é" * 32, "ö.example"), id="utf-8"),
+        pytest.param(Mailbox('"' * 64, "c.example"), id="quoted"),
+    ],
+)
+def test_what_has_room_keeps_to_the_limits(recipient: Mailbox) -> None:
+    """With the most recipients that ``has_room`` lets pass, and the longest of everything else."""
+    count = octets = 0
+    while has_room(count + 1, octets + recipient_octets(recipient)):
+        count += 1
+        octets += recipient_octets(recipient)
+    mail = envelope(
+        *[recipient] * count,
+        mail_from=LONGEST,
+        helo="h" * 255,
+        peer=Peer("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 65_535),
+        body_type=BodyType.EIGHT_BIT_MIME,
+        smtputf8=True,
+    )
+    fields = save_fields(mail, Received("s" * MAX_SUBJECT_OCTETS, "f" * 64, 2**63))
+    raw = sum(len(name) + len(value.encode()) + len("=&") for name, value in fields)
+    assert raw <= MAX_METADATA_OCTETS
+    assert len(fields) + 1 <= MAX_FIELDS
+    assert len(encode_fields(fields)) >= raw - 1
+    assert count >= 100  # the default of limits.recipients
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.text(st.characters(exclude_categories=["Cs"]))), max_size=4))
+def test_a_query_string_is_read_back(fields: list[tuple[str, str]]) -> None:
+    query = query_string(fields)
+    assert query.isascii()
+    assert parse_qsl(query, keep_blank_values=True) == fields
+
+
+def test_the_sender_is_the_same_to_both_stages() -> None:
+    mail = envelope(BOB)
+    assert dict(validate_fields(mail, BOB))["mail_from"] == dict(save_fields(mail, RECEIVED))["mail_from"] == str(ALICE)

@@ -1,0 +1,334 @@
+"""What a script's answer means: the table of docs/scripts.md, row by row, and what holds for any answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.mail.support import QUEUE_ID
+from trio_fcgimail.mail import MAX_ANSWER_OCTETS, Answer, Meaning, Stage, Unexpected, Verdict, judge
+
+ACCEPTED, DISCARDED, REFUSED, FAILED = Meaning.ACCEPTED, Meaning.DISCARDED, Meaning.REFUSED, Meaning.FAILED
+VALIDATE, SAVE = Stage.VALIDATE, Stage.SAVE
+BOM: Final = b"\xef\xbb\xbf"
+
+TAKEN: Final = b"250 2.1.5 Recipient OK\r\n"
+NO_USER: Final = b"550 5.1.1 No such user\r\n"
+LOCAL_ERROR: Final = b"451 4.3.0 Local error; try again later\r\n"
+QUEUED: Final = f"250 2.0.0 OK: queued as {QUEUE_ID}\r\n".encode()
+REJECTED: Final = b"554 5.3.0 Message not accepted\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An answer, and what it means to a stage."""
+
+    id: str
+    output: bytes
+    meaning: Meaning
+    reply: bytes
+    status: int = 200
+    stderr: bytes = b""
+
+
+def queued_as(identifier: str) -> bytes:
+    return f"250 2.0.0 OK: queued as {identifier}\r\n".encode()
+
+
+def ask(
+    stage: Stage,
+    output: bytes,
+    *,
+    status: int = 200,
+    stderr: bytes = b"",
+    unexpected: Unexpected = Unexpected.TEMPFAIL,
+) -> Verdict:
+    return judge(stage, Answer(status, output, stderr), unexpected=unexpected, queue_id=QUEUE_ID)
+
+
+def check(stage: Stage, row: Row, unexpected: Unexpected = Unexpected.TEMPFAIL) -> None:
+    verdict = ask(stage, row.output, status=row.status, stderr=row.stderr, unexpected=unexpected)
+    assert (verdict.meaning, verdict.reply.render(utf8=True)) == (row.meaning, row.reply)
+
+
+VALIDATE_ROWS: Final = [
+    Row("passed", b"PASSED", ACCEPTED, TAKEN),
+    Row("pass", b"PASS", ACCEPTED, TAKEN),
+    Row("status-299", b"PASSED", ACCEPTED, TAKEN, status=299),
+    Row("passed-with-words", b"PASSED by the book", ACCEPTED, TAKEN),
+    Row("pass-tab-words", b"PASS\tfine", ACCEPTED, TAKEN),
+    Row("white-space-around", b" \t\r\n\x0b\x0cPASSED \r\n\r\n", ACCEPTED, TAKEN),
+    Row("bom", BOM + b"PASSED", ACCEPTED, TAKEN),
+    Row("white-space-bom-white-space", b"\n" + BOM + b"\r\nPASSED\n", ACCEPTED, TAKEN),
+    Row("crlf", b"PASSED\r\n", ACCEPTED, TAKEN),
+    Row("harmless-stderr", b"PASSED", ACCEPTED, TAKEN, stderr=b"PHP message: looked it up"),
+    Row("warning-on-stderr", b"PASSED", ACCEPTED, TAKEN, stderr=b"PHP message: PHP Warning:  Undefined variable $x"),
+    Row("lower-case", b"passed", REFUSED, NO_USER),
+    Row("glued-word", b"PASSEDxyz", REFUSED, NO_USER),
+    Row("other-words", b"who is that?", REFUSED, NO_USER),
+    Row("other-words-in-lines", b"who\nis\nthat?", REFUSED, NO_USER),
+    Row("2xx-is-no-verdict", b"250 OK", REFUSED, NO_USER),
+    Row("3xx-is-no-verdict", b"354 go on", REFUSED, NO_USER),
+    Row("verdict-not-first", b"well\nPASSED", REFUSED, NO_USER),
+    Row("not-utf-8", b"\xff\xfe", REFUSED, NO_USER),
+    Row("line-behind-passed", b"PASSED\nreally", FAILED, LOCAL_ERROR),
+    Row("cr-line-behind-passed", b"PASSED\rreally", FAILED, LOCAL_ERROR),
+    Row("reply-behind-passed", b"PASSED\n550 no", FAILED, LOCAL_ERROR),
+    Row("passed-twice", b"PASSED\nPASSED", FAILED, LOCAL_ERROR),
+    Row("saved", b"SAVED", FAILED, LOCAL_ERROR),
+    Row("saved-id", b"SAVED id=1", FAILED, LOCAL_ERROR),
+    Row("discard", b"DISCARD", FAILED, LOCAL_ERROR),
+    Row("550", b"550", REFUSED, b"550 5.1.1 Refused\r\n"),
+    Row("450", b"450", REFUSED, b"450 4.2.0 Try again later\r\n"),
+]
+
+SAVE_ROWS: Final = [
+    Row("saved", b"SAVED", ACCEPTED, QUEUED),
+    Row("saved-with-words", b"SAVED in the attic", ACCEPTED, QUEUED),
+    Row("saved-crlf", b"SAVED\r\n", ACCEPTED, QUEUED),
+    Row("saved-bom", BOM + b"SAVED\n", ACCEPTED, QUEUED),
+    Row("saved-id", b"SAVED id=42", ACCEPTED, queued_as("42")),
+    Row("saved-id-all-kinds", b"SAVED id=aZ0._-", ACCEPTED, queued_as("aZ0._-")),
+    Row("saved-id-then-words", b"SAVED id=42 in the attic", ACCEPTED, queued_as("42")),
+    Row("saved-words-then-id", b"SAVED as id=42", ACCEPTED, queued_as("42")),
+    Row("saved-tab-id", b"SAVED\tid=42", ACCEPTED, queued_as("42")),
+    Row("saved-id-of-64", b"SAVED id=" + b"x" * 64, ACCEPTED, queued_as("x" * 64)),
+    Row("id-of-65", b"SAVED id=" + b"x" * 65, ACCEPTED, QUEUED),
+    Row("id-empty", b"SAVED id=", ACCEPTED, QUEUED),
+    Row("id-with-slash", b"SAVED id=a/b", ACCEPTED, QUEUED),
+    Row("id-not-ascii", "SAVED id=ä".encode(), ACCEPTED, QUEUED),
+    Row("id-with-control", b"SAVED id=a\0b", ACCEPTED, QUEUED),
+    Row("id-within-a-word", b"SAVED void=1", ACCEPTED, QUEUED),
+    Row("discard", b"DISCARD", DISCARDED, QUEUED),
+    Row("discard-with-words", b"DISCARD spam", DISCARDED, QUEUED),
+    Row("other-words", b"could not store it", FAILED, LOCAL_ERROR),
+    Row("glued-word", b"SAVEDxx", FAILED, LOCAL_ERROR),
+    Row("lower-case", b"saved", FAILED, LOCAL_ERROR),
+    Row("passed", b"PASSED", FAILED, LOCAL_ERROR),
+    Row("line-behind-saved", b"SAVED\noops", FAILED, LOCAL_ERROR),
+    Row("line-behind-discard", b"DISCARD\noops", FAILED, LOCAL_ERROR),
+    Row("saved-twice", b"SAVED\nSAVED", FAILED, LOCAL_ERROR),
+    Row("550-is-not-about-a-user", b"550 no", REFUSED, b"550 5.7.1 no\r\n"),
+    Row("550-of-its-own", b"550 5.1.1 no", REFUSED, b"550 5.1.1 no\r\n"),
+]
+
+# The same to both stages
+REPLY_ROWS: Final = [
+    Row("code-enhanced-text", b"554 5.6.0 bad content", REFUSED, b"554 5.6.0 bad content\r\n"),
+    Row("code-text", b"554 bad content", REFUSED, b"554 5.7.1 bad content\r\n"),
+    Row("code-enhanced", b"452 4.2.2", REFUSED, b"452 4.2.2 Try again later\r\n"),
+    Row("code-blank", b"552 ", REFUSED, b"552 5.2.2 Refused\r\n"),
+    Row("tab", b"450\tbusy", REFUSED, b"450 4.2.0 busy\r\n"),
+    Row("blanks", b"554   5.6.0   bad content  ", REFUSED, b"554 5.6.0 bad content\r\n"),
+    Row("bom-crlf", BOM + b"450 4.2.1 busy\r\n", REFUSED, b"450 4.2.1 busy\r\n"),
+    Row("wrong-class", b"450 5.2.1 busy", REFUSED, b"450 4.2.0 busy\r\n"),
+    Row("class-of-success", b"554 2.0.0 queued", REFUSED, b"554 5.7.1 queued\r\n"),
+    Row("leading-zeros", b"554 5.006.00 bad", REFUSED, b"554 5.6.0 bad\r\n"),
+    Row("not-quite-enhanced", b"554 5.7.1000 bad", REFUSED, b"554 5.7.1 5.7.1000 bad\r\n"),
+    Row("an-address-is-not-enhanced", b"554 192.0.2.1 is listed", REFUSED, b"554 5.7.1 192.0.2.1 is listed\r\n"),
+    Row("no-default-of-its-own", b"455 busy", REFUSED, b"455 4.0.0 busy\r\n"),
+    Row(
+        "lines",
+        b"554-5.6.0 one\r\n554-5.6.0 two\r\n554 5.6.0 three",
+        REFUSED,
+        b"554-5.6.0 one\r\n554-5.6.0 two\r\n554 5.6.0 three\r\n",
+    ),
+    Row("lines-enhanced-once", b"554-5.6.0 one\n554 two", REFUSED, b"554-5.6.0 one\r\n554 5.6.0 two\r\n"),
+    Row("lines-enhanced-later", b"554-4.6.0 one\n554 5.6.3 two", REFUSED, b"554-5.6.3 one\r\n554 5.6.3 two\r\n"),
+    Row("lines-without-text", b"554-\n554", REFUSED, b"554 5.7.1 Refused\r\n"),
+    Row("twenty-lines", b"554-x\n" * 19 + b"554 x", REFUSED, b"554-5.7.1 x\r\n" * 19 + b"554 5.7.1 x\r\n"),
+    Row("421-closes", b"421 bye", REFUSED, b"421 4.3.2 bye\r\n"),
+    Row("521-closes", b"521 bye", REFUSED, b"521 5.3.2 bye\r\n"),
+    Row("459-is-legal", b"459 x", REFUSED, b"459 4.0.0 x\r\n"),
+    Row("460-is-not", b"460 x", REFUSED, b"451 4.3.0 x\r\n"),
+    Row("499-is-not", b"499 4.1.2 x", REFUSED, b"451 4.1.2 x\r\n"),
+    Row("599-is-not", b"599 x", REFUSED, b"554 5.7.1 x\r\n"),
+    Row("controls", b"554 5.6.0 a\0\x1b[31mb\x7fc\x0bd", REFUSED, b"554 5.6.0 a [31mb c d\r\n"),
+    Row("unicode-line-ends", "554 5.6.0 a\u2028b\x85c".encode(), REFUSED, b"554 5.6.0 a b c\r\n"),
+    Row("utf-8", "554 5.6.0 gr\u00fcn".encode(), REFUSED, "554 5.6.0 gr\u00fcn\r\n".encode()),
+    Row("not-utf-8", b"554 5.6.0 gr\xfcn", REFUSED, "554 5.6.0 gr\ufffdn\r\n".encode()),
+    Row("over-long", b"554 5.6.0 " + b"x" * 401, REFUSED, b"554 5.6.0 " + b"x" * 397 + b"...\r\n"),
+    Row(
+        "over-long-utf-8",
+        b"554 5.6.0 " + "\u20ac".encode() * 200,
+        REFUSED,
+        b"554 5.6.0 " + "\u20ac".encode() * 133 + b"\r\n",
+    ),
+    # Half a reply is a mistake of the script: it may not bounce the mail.
+    Row("mixed-codes", b"554-one\n550 two", FAILED, LOCAL_ERROR),
+    Row("no-dash", b"554 one\n554 two", FAILED, LOCAL_ERROR),
+    Row("dash-on-the-last", b"554-one", FAILED, LOCAL_ERROR),
+    Row("words-behind", b"554 one\nand two", FAILED, LOCAL_ERROR),
+    Row("passed-behind", b"554 one\nPASSED", FAILED, LOCAL_ERROR),
+    Row("saved-behind", b"450 one\nSAVED", FAILED, LOCAL_ERROR),
+    Row("empty-line-between", b"554-one\n\n554 two", FAILED, LOCAL_ERROR),
+    Row("twenty-one-lines", b"554-x\n" * 20 + b"554 x", FAILED, LOCAL_ERROR),
+]
+
+FATAL_TEXT: Final = (
+    b"\nFatal error: Uncaught Exception: no in /s.php:3\nStack trace:\n#0 {main}\n  thrown in /s.php on line 3"
+)
+FATAL_HTML: Final = (
+    b"<br />\n<b>Fatal error</b>:  Uncaught Error: no in /s.php:3 thrown in <b>/s.php</b> on line <b>3</b><br />\n"
+)
+WARNING_TEXT: Final = b"\nWarning: Undefined variable $x in /s.php on line 3\n"
+WARNING_HTML: Final = b"<br />\n<b>Warning</b>:  Undefined variable $x in <b>/s.php</b> on line <b>3</b><br />\n"
+DROPPED: Final = {
+    "post-size": b"PHP message: PHP Warning:  Unknown: POST Content-Length of 9 bytes exceeds the limit of 8",
+    "post-longer-than-said": b"PHP Warning:  Unknown: Actual POST length does not match Content-Length, and ...",
+    "post-not-buffered": b"PHP Warning:  Unknown: POST data can't be buffered; all data discarded in Unknown on line 0",
+    "input-variables": b"PHP Warning:  PHP Request Startup: Input variables exceeded 1000.",
+    "nesting": b"PHP Warning:  Unknown: Input variable nesting level exceeded 64.",
+    "parts": b"PHP Warning:  PHP Request Startup: Multipart body parts limit exceeded 1020.",
+    "uploads": b"PHP Warning:  Maximum number of allowable file uploads has been exceeded in Unknown on line 0",
+    "no-temporary-file": b"PHP Warning:  File upload error - unable to create a temporary file in Unknown on line 0",
+    "no-temporary-stream": b"PHP Notice:  Unable to create temporary file, Check permissions",
+    "fatal": b"PHP message: PHP Fatal error:  Uncaught Exception in /s.php:3",
+    "parse": b"PHP message: PHP Parse error:  syntax error in /s.php on line 3",
+    "recoverable": b"PHP Recoverable fatal error:  Object of class X could not be converted",
+    "glued": b"PHP message: hello; PHP message: PHP Fatal error:  gone",
+}
+
+# Failures to both stages, whatever ``unexpected_output`` says: it is not the script that speaks.
+FAILURE_ROWS: Final = [
+    Row("empty", b"", FAILED, LOCAL_ERROR),
+    Row("white-space", b" \r\n\t\n", FAILED, LOCAL_ERROR),
+    Row("bom-alone", BOM, FAILED, LOCAL_ERROR),
+    Row("bom-and-white-space", b"\n" + BOM + b"\r\n", FAILED, LOCAL_ERROR),
+    *(
+        Row(f"status-{status}-{words.decode().lower()}", words, FAILED, LOCAL_ERROR, status=status)
+        for status in (100, 199, 300, 302, 404, 500, 599)
+        for words in (b"PASSED", b"SAVED")
+    ),
+    Row("status-500-with-reply", b"550 5.1.1 no", FAILED, LOCAL_ERROR, status=500),
+    Row("too-long", b"SAVED " + b"x" * MAX_ANSWER_OCTETS, FAILED, LOCAL_ERROR),
+    Row("fatal-page", FATAL_TEXT, FAILED, LOCAL_ERROR),
+    Row("fatal-page-html", FATAL_HTML, FAILED, LOCAL_ERROR),
+    Row("fatal-page-with-a-long-message", FATAL_TEXT.replace(b"no", b"n" * 9000), FAILED, LOCAL_ERROR),
+    Row("parse-error-page", b"PHP Parse error:  syntax error in /s.php on line 3", FAILED, LOCAL_ERROR),
+    Row("fatal-behind-saved", b"SAVED" + FATAL_TEXT, FAILED, LOCAL_ERROR),
+    Row("fatal-behind-passed", b"PASSED" + FATAL_HTML, FAILED, LOCAL_ERROR),
+    Row("warning-before-passed", WARNING_TEXT + b"PASSED", FAILED, LOCAL_ERROR),
+    Row("warning-before-passed-html", WARNING_HTML + b"PASSED", FAILED, LOCAL_ERROR),
+    Row("warning-before-saved", WARNING_TEXT + b"SAVED", FAILED, LOCAL_ERROR),
+    Row("warning-before-reply", WARNING_TEXT + b"550 5.1.1 no", FAILED, LOCAL_ERROR),
+    Row("notice-alone", b"Notice: x in /s.php on line 3", FAILED, LOCAL_ERROR),
+    Row("deprecated-alone", b"Deprecated: x in /s.php on line 3", FAILED, LOCAL_ERROR),
+    *(
+        Row(f"{name}-{words.split()[0].decode().lower()}", words, FAILED, LOCAL_ERROR, stderr=line)
+        for name, line in DROPPED.items()
+        for words in (b"PASSED", b"SAVED", b"550 5.1.1 no")
+    ),
+]
+
+
+@pytest.mark.parametrize("row", VALIDATE_ROWS + REPLY_ROWS, ids=attrgetter("id"))
+@pytest.mark.parametrize("unexpected", Unexpected)
+def test_validate_answers_the_table(row: Row, unexpected: Unexpected) -> None:
+    check(VALIDATE, row, unexpected)  # the setting is for save only
+
+
+@pytest.mark.parametrize("row", SAVE_ROWS + REPLY_ROWS, ids=attrgetter("id"))
+def test_save_answers_the_table(row: Row) -> None:
+    check(SAVE, row)
+
+
+@pytest.mark.parametrize("row", SAVE_ROWS, ids=attrgetter("id"))
+def test_save_rejects_other_words_when_told_to(row: Row) -> None:
+    if row.meaning is FAILED:
+        row = replace(row, meaning=REFUSED, reply=REJECTED)
+    check(SAVE, row, Unexpected.REJECT)
+
+
+@pytest.mark.parametrize("row", REPLY_ROWS, ids=attrgetter("id"))
+def test_a_reply_whole_or_half_is_not_touched_by_the_setting(row: Row) -> None:
+    check(SAVE, row, Unexpected.REJECT)
+
+
+@pytest.mark.parametrize("row", FAILURE_ROWS, ids=attrgetter("id"))
+@pytest.mark.parametrize("unexpected", Unexpected)
+@pytest.mark.parametrize("stage", Stage)
+def test_a_failure_is_temporary_to_every_stage(row: Row, unexpected: Unexpected, stage: Stage) -> None:
+    check(stage, row, unexpected)
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        pytest.param(b"PHP message: mailbox of bob exceeds the limit of 5 GB", id="quota"),
+        pytest.param(b"PHP message: no fatal error today", id="words"),
+        pytest.param(b"\xff\xfe\0", id="octets"),
+    ],
+)
+def test_what_a_script_logs_itself_changes_nothing(stderr: bytes) -> None:
+    assert ask(SAVE, b"SAVED", stderr=stderr).meaning is ACCEPTED
+
+
+def test_words_like_those_of_php_are_a_reply_all_the_same() -> None:
+    words = b"550 5.1.1 Warning: nobody on line 3"
+    assert ask(VALIDATE, words).reply.render() == words + b"\r\n"
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_the_reason_is_what_was_printed_in_one_clean_line(stage: Stage) -> None:
+    assert ask(stage, b"leave me\x1b[2J\r\nalone").reason.endswith("leave me [2J alone")
+    assert ask(stage, b"550 5.1.1 Account\xe2\x80\xa8locked").reason == "550 5.1.1 Account locked"
+
+
+def test_the_reason_of_a_failure_is_what_php_said() -> None:
+    reason = ask(SAVE, b"SAVED", stderr=b"PHP message: hello; " + DROPPED["fatal"]).reason
+    assert reason == "PHP says on STDERR: PHP Fatal error:  Uncaught Exception in /s.php:3"
+    assert ask(SAVE, b"File not found.\n", status=404).reason == "HTTP status 404: File not found."
+
+
+def test_a_page_full_of_half_warnings_is_read_in_linear_time() -> None:
+    page = b"Warning: \n" * (MAX_ANSWER_OCTETS // 10)
+    began = time.process_time()
+    assert ask(VALIDATE, page).meaning is REFUSED
+    assert time.process_time() - began < 0.5
+
+
+FRAGMENTS: Final = st.sampled_from(
+    [b"PASS", b"PASSED", b"SAVED", b"DISCARD", b" id=x", b"550", b"451", b"299", b"5.1.1", b"4.2.2", b"-", b" ", b"\t",
+     b"\r\n", b"\n", b"\r", BOM, b"\0", b"\x1b", b"\xff", "\u2028\x85".encode(), b"x" * 500, WARNING_TEXT, b"words"]
+)  # fmt: skip
+OUTPUTS: Final = st.lists(FRAGMENTS | st.binary(max_size=8), max_size=12).map(b"".join)
+STDERRS: Final = st.binary(max_size=20) | st.sampled_from(sorted(DROPPED.values()))
+STATUSES: Final = st.just(200) | st.integers(0, 999)
+
+VERDICT_WORDS: Final = {VALIDATE: {"PASS", "PASSED"}, SAVE: {"SAVED", "DISCARD"}}
+REPLY_WIRE: Final = re.compile(
+    r"(?:[245][0-5][0-9]-[245]\.\d{1,3}\.\d{1,3}(?: [^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?\r\n)*"
+    r"[245][0-5][0-9] [245]\.\d{1,3}\.\d{1,3}(?: [^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?\r\n"
+)
+
+
+@given(st.sampled_from(Stage), STATUSES, OUTPUTS, STDERRS, st.sampled_from(Unexpected))
+@example(SAVE, 200, b"SAVED\nFatal error", b"", Unexpected.TEMPFAIL)
+def test_any_answer_has_a_verdict_and_a_sound_reply(
+    stage: Stage, status: int, output: bytes, stderr: bytes, unexpected: Unexpected
+) -> None:
+    verdict = judge(stage, Answer(status, output, stderr), unexpected=unexpected, queue_id=QUEUE_ID)
+    accepts = verdict.reply.code < 400
+    assert accepts == (verdict.meaning in (ACCEPTED, DISCARDED))
+    if accepts:
+        text = output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
+        assert 200 <= status <= 299
+        assert stderr not in DROPPED.values()
+        assert not {"\r", "\n"} & set(text)
+        assert text.replace("\t", " ").split(" ")[0] in VERDICT_WORDS[stage]
+    for utf8 in (False, True):
+        wire = verdict.reply.render(utf8=utf8)
+        assert REPLY_WIRE.fullmatch(wire.decode())
+        lines = wire.splitlines(keepends=True)
+        assert len({line[:3] for line in lines}) == 1
+        assert all(line[4:5] == line[:1] and len(line) <= 512 for line in lines)
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", verdict.reason)
+    assert len(verdict.reason) <= 500

@@ -1,0 +1,273 @@
+"""A whole server on real sockets: who is let in, and how it ends. Time is real, and nothing here waits for long."""
+
+import signal
+import struct
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from tests.support import MAIL, TEMPFAIL, Dialogue, Journal, Line, ScriptedResponder, elapsed, serving, settings
+from trio_fcgimail.config import Settings, TcpAddress, UnixAddress
+from trio_fcgimail.server import Ending, ListenError, Server, stop_at_signals
+
+pytestmark = pytest.mark.trio
+
+TOO_MANY: Final = b"421 4.7.0 Too many connections; try again later\r\n"
+SHUTTING_DOWN: Final = b"421 4.3.2 Shutting down; try again later\r\n"
+STORED: Final = b"250 2.0.0 OK: queued as "
+
+
+def _settings(folder: Path, extra: str = "", listeners: str = '[[listeners]]\naddress = "127.0.0.1:0"') -> Settings:
+    return settings(f'{extra}\n{listeners}\n[fastcgi]\nupstreams = ["unix:{folder}/fcgi"]\n')
+
+
+class Hung:
+    """An act that never answers, and says when it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+
+    async def act(self, line: Line) -> None:
+        await line.request()
+        self.asked.set()
+        await trio.sleep_forever()
+
+
+@pytest.fixture
+async def responder(nursery: trio.Nursery, tmp_path: Path) -> ScriptedResponder:
+    responder = ScriptedResponder(nursery)
+    await responder.listen(tmp_path / "fcgi")
+    return responder
+
+
+# Who is let in
+
+
+async def test_one_more_connection_than_allowed(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    config = _settings(tmp_path, "limits = { connections = 2 }")
+    async with serving(config, journal) as house:
+        first, second = await house.guest(), await house.guest()
+        third = await house.dial()
+        assert await third.rest() == TOO_MANY
+        await third.close()
+        assert (await first.mail()).startswith(STORED)
+        assert await second.ask(b"QUIT") == b"221 2.0.0 Bye\r\n"
+        assert await second.rest() == b""
+        await second.close()
+        await _let_in(house.dial)
+
+
+async def _let_in(dial: object) -> None:
+    """Try until somebody's end was noticed."""
+    assert callable(dial)
+    with trio.fail_after(10):
+        while (await (client := await dial()).reply()) == TOO_MANY:
+            await client.close()
+
+
+async def test_one_more_connection_than_an_address_may_have(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    config = _settings(tmp_path, "limits = { connections_per_ip = 1 }")
+    async with serving(config, journal) as house:
+        first = await house.guest()
+        refused = await house.dial()
+        assert await refused.rest() == TOO_MANY
+        other = await house.dial("127.0.0.2")
+        await other.hello()
+        assert await first.ask(b"QUIT") == b"221 2.0.0 Bye\r\n"
+        await first.close()
+        await _let_in(house.dial)
+
+
+async def test_who_was_turned_away_takes_no_place(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    config = _settings(tmp_path, "limits = { connections = 2, connections_per_ip = 1 }")
+    async with serving(config, journal) as house:
+        await house.guest()
+        for _ in range(5):
+            assert await (await house.dial()).reply() == TOO_MANY  # and does not close
+        await (await house.dial("127.0.0.2")).hello()
+
+
+async def test_a_unix_socket_has_no_address_to_count(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    listener = f'[[listeners]]\naddress = "unix:{tmp_path}/smtp"'
+    config = _settings(tmp_path, "limits = { connections_per_ip = 1 }", listener)
+    async with serving(config, journal) as house:
+        assert house.addresses == (UnixAddress(f"{tmp_path}/smtp"),)
+        for _ in range(3):
+            stream = await trio.open_unix_socket(f"{tmp_path}/smtp")
+            client = Dialogue(stream)
+            await client.hello()
+            assert (await client.mail()).startswith(STORED)
+            await client.close()
+    assert responder.requests[0].fields["remote_ip"] == ""
+    assert not (tmp_path / "smtp").exists()
+
+
+async def test_all_listeners_serve(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    listeners = "".join(f'[[listeners]]\naddress = "{one}"\n' for one in ("127.0.0.1:0", "[::1]:0", "127.0.0.2:0"))
+    async with serving(_settings(tmp_path, listeners=listeners), journal) as house:
+        for address in house.addresses:
+            assert isinstance(address, TcpAddress)
+            client = Dialogue(await trio.open_tcp_stream(address.host, address.port))
+            await client.hello()
+            assert (await client.mail()).startswith(STORED)
+            await client.close()
+    assert [one.fields["remote_ip"] for one in responder.requests] == ["127.0.0.1", "::1", "127.0.0.1"]
+
+
+async def test_an_address_that_is_taken(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    async with serving(_settings(tmp_path), journal) as house:
+        listeners = f'[[listeners]]\naddress = "127.0.0.1:0"\n[[listeners]]\naddress = "{house.addresses[0]}"'
+        server = Server(_settings(tmp_path, listeners=listeners), log=journal.log)
+        with pytest.raises(ListenError, match=rf"cannot listen on {house.addresses[0]}: the address is in use"):
+            await server.run()
+
+
+@pytest.mark.parametrize(
+    "last", [pytest.param(b"Subject: hal", id="within-a-mail"), pytest.param(b".\r\nQUIT\r\n", id="after-QUIT")]
+)
+async def test_a_client_that_resets_its_connection(
+    last: bytes, responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house:
+        client, other = await house.guest(), await house.guest()
+        await client.begin()
+        await client.send(last)
+        if last.endswith(b"QUIT\r\n"):
+            assert (await client.reply()).startswith(STORED)
+            assert await client.reply() == b"221 2.0.0 Bye\r\n"
+        assert isinstance(client.stream, trio.SocketStream)
+        client.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await client.close()
+        assert (await other.mail()).startswith(STORED)
+    assert journal.entries("session failed") == []
+
+
+# How it ends
+
+
+async def test_stop_ends_idle_sessions_and_lets_a_mail_finish(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house:
+        idle, busy = await house.guest(), await house.guest()
+        await busy.begin()
+        house.server.stop()
+        assert await idle.rest() == SHUTTING_DOWN
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await house.dial()
+        await busy.send(MAIL + b".\r\n")
+        replies = await busy.rest()
+        assert replies.startswith(STORED)
+        assert replies.endswith(SHUTTING_DOWN)
+        assert len(responder.requests) == 1
+        await house.close_clients()
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
+
+
+async def test_cut_tells_451_to_who_waits_and_421_to_the_others(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    hung = Hung()
+    async with serving(_settings(tmp_path), journal) as house:
+        waiting, writing, idle = await house.guest(), await house.guest(), await house.guest()
+        await waiting.begin()
+        await writing.begin()
+        await writing.send(b"Subject: hal")
+        responder.act = hung.act
+        await waiting.send(MAIL + b".\r\n")
+        await hung.asked.wait()
+        house.server.cut()
+        assert await waiting.rest() == TEMPFAIL + SHUTTING_DOWN
+        assert await writing.rest() == SHUTTING_DOWN
+        assert await idle.rest() == SHUTTING_DOWN
+        await house.close_clients()
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.CUT.value]
+
+
+async def test_what_is_not_over_after_drain_seconds_is_cut(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    hung = Hung()
+    async with serving(_settings(tmp_path, "drain_seconds = 0.2"), journal) as house:
+        waiting = await house.guest()
+        await waiting.begin()
+        responder.act = hung.act
+        await waiting.send(MAIL + b".\r\n")
+        await hung.asked.wait()
+        house.server.stop()
+        seconds = elapsed()
+        assert await waiting.rest() == TEMPFAIL + SHUTTING_DOWN
+        assert 0.1 < seconds() < 5
+        await house.close_clients()
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.CUT.value]
+
+
+async def test_a_cancelled_server_says_goodbye(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    server = Server(_settings(tmp_path), log=journal.log)
+    async with trio.open_nursery() as inner:
+        (address,) = await inner.start(server.run)
+        assert isinstance(address, TcpAddress)
+        client = Dialogue(await trio.open_tcp_stream(address.host, address.port))
+        await client.hello()
+        inner.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            assert await client.rest() == SHUTTING_DOWN
+            await client.close()
+
+
+async def test_an_idle_server_stops_at_once(journal: Journal, tmp_path: Path) -> None:
+    server = Server(_settings(tmp_path), log=journal.log)
+    async with trio.open_nursery() as inner:
+        await inner.start(server.run)
+        server.stop()
+        assert server.is_stopping
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
+
+
+async def test_signals(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    hung = Hung()
+    async with serving(_settings(tmp_path), journal) as house, trio.open_nursery() as inner:
+        await inner.start(stop_at_signals, house.server, journal.log, journal.file)
+        client = await house.guest()
+        (tmp_path / "log").rename(tmp_path / "log.1")
+        signal.raise_signal(signal.SIGUSR1)
+        await client.begin()
+        responder.act = hung.act
+        await client.send(MAIL + b".\r\n")
+        await hung.asked.wait()
+        signal.raise_signal(signal.SIGTERM)
+        with trio.fail_after(10):
+            while not house.server.is_stopping:
+                await trio.lowlevel.checkpoint()
+        signal.raise_signal(signal.SIGINT)
+        assert await client.rest() == TEMPFAIL + SHUTTING_DOWN
+        inner.cancel_scope.cancel()
+    assert [entry["event"] for entry in journal.entries("stopping") + journal.entries("stopping at once")] == [
+        "stopping",
+        "stopping at once",
+    ]
+    assert "listening" in (tmp_path / "log.1").read_text()
+
+
+async def test_a_log_file_that_cannot_be_opened_anew_stays_in_use(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house, trio.open_nursery() as inner:
+        await inner.start(stop_at_signals, house.server, journal.log, journal.file)
+        (tmp_path / "log").rename(tmp_path / "old")
+        (tmp_path / "log").mkdir()
+        signal.raise_signal(signal.SIGUSR1)
+        client = await house.guest()
+        await client.ask(b"NOOP")
+        with trio.fail_after(10):
+            while "cannot reopen the log file" not in (tmp_path / "old").read_text():
+                await trio.lowlevel.checkpoint()
+        inner.cancel_scope.cancel()
