@@ -47,16 +47,18 @@ class HeaderFacts:
 class HeaderReader:
     """Collects the header block of a mail from its pieces; what exceeds ``MAX_HEADER_OCTETS`` is not looked at."""
 
-    __slots__ = ("_block", "_end")
+    __slots__ = ("_block", "_end", "_facts")
 
     def __init__(self) -> None:
         self._block = bytearray(b"\r\n")  # so that a mail without a header begins with the empty line, too
         self._end: int | None = None
+        self._facts: HeaderFacts | None = None  # once they were asked for
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the mail; pieces behind the header cost nothing."""
         if self._end is not None:
             return
+        self._facts = None
         searched = max(len(self._block) - 3, 0)
         self._block += data[: MAX_HEADER_OCTETS - len(self._block)]
         end = self._block.find(b"\r\n\r\n", searched)
@@ -66,9 +68,11 @@ class HeaderReader:
 
     def facts(self) -> HeaderFacts:
         """What the header said, as far as it came."""
-        found = _SUBJECT.search(self._block)
-        subject = decode_subject(found[1]) if found else ""
-        return HeaderFacts(subject, len(_RECEIVED.findall(self._block)))
+        if self._facts is None:
+            found = _SUBJECT.search(self._block)
+            subject = decode_subject(found[1]) if found else ""
+            self._facts = HeaderFacts(subject, len(_RECEIVED.findall(self._block)))
+        return self._facts
 
 
 def decode_subject(raw: bytes) -> str:
