@@ -36,7 +36,7 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-_LATER_EXTENSIONS = frozenset(("STARTTLS", "AUTH", "XCLIENT", "CHUNKING", "BINARYMIME", "DSN", "LIMITS", "REQUIRETLS"))
+_LATER_EXTENSIONS = frozenset(("STARTTLS", "AUTH", "XCLIENT", "REQUIRETLS"))
 
 
 def _names_no_later_extension(value: object) -> bool:

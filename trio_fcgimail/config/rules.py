@@ -135,6 +135,11 @@ def seconds(*, zero: bool = False) -> Rule:
     return Rule(lambda value: msgspec.convert(value, kind), f"a number of seconds {lowest} up to {_MAX_SECONDS:.0f}")
 
 
+def flag() -> Rule:
+    """Give the rule of a switch."""
+    return Rule(lambda value: msgspec.convert(value, bool), "true or false")
+
+
 def one_of(kind: type[Enum]) -> Rule:
     """Give the rule of an enumeration, by the values of its members."""
     *names, last = (f'"{member.value}"' for member in kind)

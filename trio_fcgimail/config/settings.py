@@ -5,7 +5,7 @@ the key required, and its annotation says what the key takes.
 """
 
 from dataclasses import dataclass
-from enum import Enum, StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final, Literal, final
 
@@ -26,6 +26,7 @@ from trio_fcgimail.config.rules import (
     Tables,
     absolute_path,
     file_path,
+    flag,
     octal_mode,
     one_of,
     optional,
@@ -33,6 +34,7 @@ from trio_fcgimail.config.rules import (
     text,
     whole,
 )
+from trio_fcgimail.smtp import BareNewline, Extension
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -65,26 +67,6 @@ class Protocol(Enum):
     """What a listener speaks."""
 
     SMTP = "smtp"  # RFC 5321
-
-
-@final
-class BareNewline(Enum):
-    """What a bare CR or LF in a mail means; none ever ends a line or the data."""
-
-    REJECT = "reject"  # read to the true end of data, 550 5.5.2
-    CLOSE = "close"  # 521 5.5.2 at once
-    NORMALIZE = "normalize"  # pass a bare LF on as CRLF, drop a bare CR
-
-
-@final
-class Extension(StrEnum):
-    """An EHLO keyword that this version can offer."""
-
-    PIPELINING = "PIPELINING"  # RFC 2920
-    SIZE = "SIZE"  # RFC 1870
-    EIGHTBITMIME = "8BITMIME"  # RFC 6152
-    SMTPUTF8 = "SMTPUTF8"  # RFC 6531
-    ENHANCEDSTATUSCODES = "ENHANCEDSTATUSCODES"  # RFC 2034
 
 
 @final
@@ -130,7 +112,10 @@ def _hostname(name: str) -> str:
 def _extensions(value: object) -> Literal["all"] | tuple[Extension, ...]:
     if value == "all":
         return "all"
-    return tuple(dict.fromkeys(Extension(name.upper()) for name in msgspec.convert(value, list[str])))
+    keywords = tuple(dict.fromkeys(Extension(name.upper()) for name in msgspec.convert(value, list[str])))
+    if Extension.BINARYMIME in keywords and Extension.CHUNKING not in keywords:
+        raise ValueError("BINARYMIME without CHUNKING")  # RFC 3030 3
+    return keywords
 
 
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
@@ -143,8 +128,8 @@ _LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/P
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
 _GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')
-_KEYWORDS = ", ".join(f'"{keyword}"' for keyword in Extension)
-_EXTENSIONS = Rule(_extensions, f'"all" or a list of {_KEYWORDS}')
+_KEYWORDS = ", ".join(f'"{keyword.value}"' for keyword in Extension)
+_EXTENSIONS = Rule(_extensions, f'"all" or a list of {_KEYWORDS}; BINARYMIME only beside CHUNKING')
 _COUNT = optional(whole(1, _MAX_COUNT), 0, "0 for none")
 _MESSAGE_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for none")
 _TOTAL_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for the free space less 5 %")
@@ -166,6 +151,7 @@ class ListenerSettings:
     protocol: Annotated[Protocol, one_of(Protocol)] = Protocol.SMTP
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
     bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
+    lenient_paths: Annotated[bool, flag()] = False
     mode: Annotated[int | None, _MODE] = None
     group: Annotated[str | None, _GROUP] = None
 

@@ -1,7 +1,7 @@
 """One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
 
 from trio_fcgimail.mail.digest import MailDigest
-from trio_fcgimail.mail.envelope import Envelope, Peer, Session, WithKeyword, new_queue_id
+from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, WithKeyword, new_queue_id
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
 from trio_fcgimail.mail.request import (
@@ -10,8 +10,9 @@ from trio_fcgimail.mail.request import (
     Received,
     get_parameters,
     has_room,
+    octets_of,
     post_parameters,
-    recipient_octets,
+    recipient_fields,
     save_fields,
     validate_fields,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "BodyEncoder",
     "BodyLines",
     "BodyMeter",
+    "DsnWish",
     "Envelope",
     "Field",
     "HeaderFacts",
@@ -63,9 +65,10 @@ __all__ = [
     "has_room",
     "judge",
     "new_queue_id",
+    "octets_of",
     "post_parameters",
     "received_header",
-    "recipient_octets",
+    "recipient_fields",
     "save_fields",
     "validate_fields",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never, final
 
-from trio_fcgimail.smtp import BodyType, GreetingWord, Mailbox
+from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, GreetingWord, Mailbox, OriginalRecipient
 
 
 @final
@@ -16,6 +16,15 @@ class Peer:
 
     ip: str
     port: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DsnWish:
+    """What a sender wants to be told about one recipient (RFC 3461 4.1, 4.2); both absent: nothing special."""
+
+    notify: frozenset[DsnNotify] = frozenset()
+    original: OriginalRecipient | None = None
 
 
 class WithKeyword(Enum):
@@ -52,12 +61,18 @@ class Envelope:
         queue_id: unique over processes and restarts, see :func:`new_queue_id`.
         mail_from: the reverse-path; None for ``<>``.
         recipients: the accepted ones, in order, each with a domain.
+        dsn_wishes: one for each recipient, in the same order; the duty of notifying is the script's.
+        dsn_return: how much of the mail a notification is to return (RFC 3461 4.3).
+        envelope_id: what a notification is to name the mail (RFC 3461 4.4).
     """
 
     queue_id: str
     session: Session
     mail_from: Mailbox | None
     recipients: tuple[Mailbox, ...] = ()
+    dsn_wishes: tuple[DsnWish, ...] = ()
+    dsn_return: DsnReturn | None = None
+    envelope_id: str | None = None
     body_type: BodyType | None = None
     smtputf8: bool = False
 

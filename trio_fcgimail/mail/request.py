@@ -6,13 +6,13 @@ some of them (PHP_VALUE) and others would be taken for HTTP headers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 from urllib.parse import quote_plus
 
 from trio_fcgimail import __version__
-from trio_fcgimail.mail.envelope import Envelope
+from trio_fcgimail.mail.envelope import DsnWish, Envelope
 from trio_fcgimail.smtp import Mailbox
 
 MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends at 65,535 and escapes need room
@@ -41,14 +41,24 @@ class Received:
     size: int
 
 
-def has_room(recipients: int, octets: int) -> bool:
-    """Whether the metadata still fits a request with so many recipients that take so many octets in all."""
-    return recipients + RESERVED_FIELDS <= MAX_FIELDS and octets + RESERVED_OCTETS <= MAX_METADATA_OCTETS
+def has_room(fields: int, octets: int) -> bool:
+    """Whether the metadata still fits a request whose recipients take so many fields, of so many octets in all."""
+    return fields + RESERVED_FIELDS <= MAX_FIELDS and octets + RESERVED_OCTETS <= MAX_METADATA_OCTETS
 
 
-def recipient_octets(recipient: Mailbox) -> int:
-    """What one recipient adds to the metadata: its name, its address and the marks around them."""
-    return len("rcpt_to_000=&") + len(str(recipient).encode())
+def octets_of(fields: Iterable[Field]) -> int:
+    """What fields add to the metadata: their names, their values and the marks around them."""
+    return sum(len(name) + len(value.encode()) + len("=&") for name, value in fields)
+
+
+def recipient_fields(number: int, recipient: Mailbox, wish: DsnWish) -> list[Field]:
+    """The fields of one recipient; those of its DSN parameters only where they were given."""
+    fields = [(f"rcpt_to_{number}", str(recipient))]
+    if wish.notify:
+        fields.append((f"rcpt_notify_{number}", ",".join(sorted(word.value for word in wish.notify))))
+    if wish.original is not None:
+        fields.append((f"rcpt_orcpt_{number}", str(wish.original)))
+    return fields
 
 
 def validate_fields(envelope: Envelope, recipient: Mailbox) -> list[Field]:
@@ -61,13 +71,19 @@ def save_fields(envelope: Envelope, received: Received) -> list[Field]:
     return sorted(
         [
             *_common(envelope, "save"),
-            *((f"rcpt_to_{number}", str(one)) for number, one in enumerate(envelope.recipients)),
+            *_all_recipient_fields(envelope),
             ("queue_id", envelope.queue_id),
             ("mail_digest", received.digest),
             ("size", str(received.size)),
             ("subject", received.subject),
         ]
     )
+
+
+def _all_recipient_fields(envelope: Envelope) -> Iterator[Field]:
+    wishes = envelope.dsn_wishes or (DsnWish(),) * len(envelope.recipients)
+    for number, (recipient, wish) in enumerate(zip(envelope.recipients, wishes, strict=True)):
+        yield from recipient_fields(number, recipient, wish)
 
 
 def _common(envelope: Envelope, stage: str) -> list[Field]:
@@ -86,6 +102,10 @@ def _common(envelope: Envelope, stage: str) -> list[Field]:
     ]
     if envelope.body_type is not None:
         fields.append(("body_type", envelope.body_type.value))
+    if envelope.dsn_return is not None:
+        fields.append(("dsn_ret", envelope.dsn_return.value))
+    if envelope.envelope_id is not None:
+        fields.append(("dsn_envid", envelope.envelope_id))
     return fields
 
 

@@ -60,8 +60,9 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
     keywords = listener.extensions
     return smtp.ServerOptions(
         hostname=settings.hostname,
-        extensions=everything if keywords == "all" else frozenset(smtp.Extension(str(word)) for word in keywords),
-        bare_newline=smtp.BareNewline(listener.bare_newline.value),
+        extensions=everything if keywords == "all" else frozenset(keywords),
+        paths=smtp.Paths.LENIENT if listener.lenient_paths else smtp.Paths.STRICT,
+        bare_newline=listener.bare_newline,
         max_message_octets=limits.message_octets,
         max_recipients=limits.recipients,
         max_messages=limits.messages_per_connection,

@@ -15,7 +15,18 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.mail import BodyLines, Envelope, Peer, Verdict, failed, has_room, received_header, recipient_octets
+from trio_fcgimail.mail import (
+    BodyLines,
+    DsnWish,
+    Envelope,
+    Peer,
+    Verdict,
+    failed,
+    has_room,
+    octets_of,
+    received_header,
+    recipient_fields,
+)
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.message import IncomingMessage
@@ -75,6 +86,8 @@ class Session:
         self._facts: SessionFacts | None = None
         self._envelope: Envelope | None = None
         self._recipients: list[Mailbox] = []
+        self._dsn_wishes: list[DsnWish] = []
+        self._metadata_fields = 0  # of the recipients, in the request to come
         self._metadata_octets = 0
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
@@ -127,7 +140,7 @@ class Session:
                 event = self._conn.next_event()
             except smtp.RemoteProtocolError as exc:
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
-                self._out += exc.reply.render()
+                self._out += exc.to_send
                 break
             if isinstance(event, smtp.ConnectionClosed):
                 self._log.debug("connection closed", reason=event.reason.value)
@@ -198,17 +211,19 @@ class Session:
             mail_from=event.path,
             body_type=event.body,
             smtputf8=event.smtputf8,
+            dsn_return=event.dsn_return,
+            envelope_id=event.envelope_id,
         )
         self._out += self._conn.accept(event)
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
-        reply = await self._judge_recipient(event.path)
+        reply = await self._judge_recipient(event.path, DsnWish(event.notify, event.original))
         if reply.outcome is smtp.Outcome.OK:
             self._out += self._conn.accept(event, reply)
         else:
             self._out += self._conn.reject(event, reply)
 
-    async def _judge_recipient(self, path: Mailbox) -> Reply:
+    async def _judge_recipient(self, path: Mailbox, wish: DsnWish) -> Reply:
         """What RCPT is answered: our own rules first, then the script's."""
         settings = self._gateway.settings
         recipient = path if path.domain is not None else Mailbox(path.local_part, settings.hostname)
@@ -216,14 +231,17 @@ class Session:
         if path.domain is not None and not settings.allowed_hosts.allows(path.domain):
             self._log.info("relaying denied", queue_id=envelope.queue_id, rcpt=str(path))
             return catalogue.RELAY_DENIED
-        octets = self._metadata_octets + recipient_octets(recipient)
-        if not has_room(len(self._recipients) + 1, octets):
+        fields = recipient_fields(len(self._recipients), recipient, wish)
+        octets = self._metadata_octets + octets_of(fields)
+        if not has_room(self._metadata_fields + len(fields), octets):
             return catalogue.TOO_MANY_RECIPIENTS
         reply = catalogue.RECIPIENT_OK
         if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
             reply = (await self._validate(envelope, recipient)).reply
         if reply.outcome is smtp.Outcome.OK:
             self._recipients.append(recipient)
+            self._dsn_wishes.append(wish)
+            self._metadata_fields += len(fields)
             self._metadata_octets = octets
         return reply
 
@@ -244,7 +262,7 @@ class Session:
 
     def _current_envelope(self) -> Envelope:
         assert self._envelope is not None, "the core lets nothing of a transaction pass before MAIL"
-        return replace(self._envelope, recipients=tuple(self._recipients))
+        return replace(self._envelope, recipients=tuple(self._recipients), dsn_wishes=tuple(self._dsn_wishes))
 
     async def _begin_data(self, event: smtp.DataBegun) -> None:
         settings = self._gateway.settings
@@ -324,7 +342,8 @@ class Session:
     def _forget_mail(self) -> None:
         self._envelope = None
         self._recipients = []
-        self._metadata_octets = 0
+        self._dsn_wishes = []
+        self._metadata_fields = self._metadata_octets = 0
         self._pace = None
         self._drop_message()
 

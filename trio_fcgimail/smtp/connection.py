@@ -353,7 +353,7 @@ class ServerConnection:
     def _fail(self, message: str, reply: Reply) -> RemoteProtocolError:
         self.state = State.CLOSED
         self._close_reason = CloseReason.ERROR
-        return RemoteProtocolError(message, reply=reply)
+        return RemoteProtocolError(message, reply=reply, to_send=self._render(reply))
 
     def _starved(self) -> Event | Signal:
         """Nothing usable is buffered."""

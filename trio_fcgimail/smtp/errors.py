@@ -17,11 +17,12 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The client's stream can no longer be followed. Send ``reply`` to it, then close the connection."""
+    """The client's stream can no longer be followed. Write ``to_send``, the ``reply`` encoded, then close the connection."""
 
-    def __init__(self, message: str, *, reply: Reply) -> None:
+    def __init__(self, message: str, *, reply: Reply, to_send: bytes) -> None:
         super().__init__(message)
         self.reply = reply
+        self.to_send = to_send
 
 
 class CommandError(Exception):
