@@ -79,7 +79,7 @@ class Session:
             try:
                 event = self.connection.next_event()
             except RemoteProtocolError as exc:  # the stream makes no sense any more; ConnectionClosed comes next
-                self.writer.write(exc.reply.render())
+                self.writer.write(exc.to_send)
                 continue
             match event:
                 case Signal.NEED_DATA:

@@ -71,7 +71,7 @@ class Session:
             try:
                 event = self.connection.next_event()
             except RemoteProtocolError as exc:  # the stream makes no sense any more; ConnectionClosed comes next
-                to_send += exc.reply.render()
+                to_send += exc.to_send
                 continue
             match event:
                 case Signal.NEED_DATA:

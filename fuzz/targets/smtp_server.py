@@ -20,12 +20,14 @@ from trio_fcgimail.smtp import (
     SMTP,
     Answerable,
     BareNewline,
+    BodyType,
     CloseReason,
     CommandAnswered,
     CommandRejected,
     Connected,
     ConnectionClosed,
     DataBegun,
+    DataCommand,
     Event,
     Extension,
     Hello,
@@ -34,6 +36,7 @@ from trio_fcgimail.smtp import (
     MessageEnd,
     MessageRefused,
     Outcome,
+    Paths,
     RcptTo,
     RemoteProtocolError,
     RepliesAtEnd,
@@ -118,6 +121,9 @@ class Session:
         self._judge = judge
         self._chunks: list[bytes] = []
         self._recipients = 0
+        self._body: BodyType | None = None
+        self._by = DataCommand.DATA
+        self._refusal: Reply | None = None  # of the message under way, if it comes by BDAT
         self._octets = 0
         self._turns = 0
         self._pump()
@@ -152,7 +158,7 @@ class Session:
             try:
                 event = connection.next_event()
             except RemoteProtocolError as exc:
-                self._lose(exc.reply)
+                self._lose(exc)
                 continue
             if event is NEED_DATA:
                 assert connection.waiting_for in (Waiting.COMMAND, Waiting.DATA)
@@ -166,12 +172,13 @@ class Session:
             if isinstance(event, ConnectionClosed):
                 return
 
-    def _lose(self, reply: Reply) -> None:
+    def _lose(self, error: RemoteProtocolError) -> None:
         assert self.lost is None
         assert self.closed
-        assert reply.code >= 400
-        self.lost = reply
-        self._write(reply.render(), 1)
+        assert error.reply.code >= 400
+        self.lost = error.reply
+        (written,) = self._write(error.to_send, 1)
+        assert written.code == error.reply.code
         assert self.connection.next_event() == ConnectionClosed(CloseReason.ERROR)
 
     def _take(self, event: Event) -> None:
@@ -180,11 +187,11 @@ class Session:
                 self._answer(event)
             case MessageChunk(data=data):
                 assert data
-                assert not data.endswith(b"\r"), "a CRLF may have been split"
+                assert not (self._chunks and self._chunks[-1].endswith(b"\r")), "only the last piece may end in CR"
+                assert self._body is BodyType.BINARY_MIME or not data.endswith(b"\r"), "a CRLF may have been split"
                 self._chunks.append(data)
-            case MessageRefused(to_send=to_send):
-                self._write(to_send, self._owed_at_end())
-                self._forget()
+            case MessageRefused(reply=reply, to_send=to_send):
+                self._refused(reply, to_send)
             case TransactionReset(to_send=to_send):
                 self._write(to_send, 1)
                 self._forget()
@@ -210,11 +217,29 @@ class Session:
         to_send = (
             connection.accept(event, verdict) if verdict is None or accepted else connection.reject(event, verdict)
         )
-        self._write(to_send, 1)
+        answered_later = isinstance(event, DataBegun) and event.by is DataCommand.BDAT and not self.closed
+        self._write(to_send, 0 if answered_later else 1)
+        if answered_later and not accepted:
+            self._refusal = verdict
         if accepted and isinstance(event, Hello | MailFrom):
             self._forget()
+        if accepted and isinstance(event, MailFrom):
+            self._body = event.body
         if accepted and isinstance(event, RcptTo):
             self._recipients += 1
+        if accepted and isinstance(event, DataBegun):
+            self._by = event.by
+
+    def _refused(self, reply: Reply, to_send: bytes) -> None:
+        """The first refusal of a message is the one of all its chunks; only its end is for each recipient."""
+        assert self._refusal is None or self._refusal == reply
+        if self.connection.state is State.CHUNKS_REFUSED:
+            self._write(to_send, 1)
+            self._refusal = reply
+            self._chunks.clear()
+        else:
+            self._write(to_send, self._owed_at_end())
+            self._forget()
 
     def _end(self, event: MessageEnd) -> None:
         connection = self.connection
@@ -222,8 +247,9 @@ class Session:
         limit = connection.options.max_message_octets
         assert event.octets == len(content)
         assert limit is None or len(content) <= limit
-        assert _BARE_NEWLINE.search(content) is None
-        assert not content or content.endswith(b"\r\n")
+        assert self._refusal is None
+        assert self._body is BodyType.BINARY_MIME or _BARE_NEWLINE.search(content) is None
+        assert self._by is DataCommand.BDAT or not content or content.endswith(b"\r\n")
         self.messages.append(content)
         if connection.options.dialect.replies_at_end is RepliesAtEnd.EACH:
             replies = [self._judge(event) or catalogue.OK for _ in range(self._recipients)]
@@ -241,6 +267,7 @@ class Session:
     def _forget(self) -> None:
         self._chunks.clear()
         self._recipients = 0
+        self._body = self._refusal = None
 
     def _write(self, to_send: bytes, owed: int) -> list[WireReply]:
         replies = read_replies(to_send)
@@ -264,13 +291,14 @@ _NEWLINES: Final = (BareNewline.REJECT, BareNewline.CLOSE, BareNewline.NORMALIZE
 
 
 def options_from(profile: int) -> ServerOptions:
-    """Bit 0 LMTP, bits 1 and 2 the bare newlines, bit 3 small limits, bit 6 no extensions."""
+    """Bit 0 LMTP, bits 1 and 2 the bare newlines, bit 3 small limits, bit 6 no extensions, bit 7 lenient paths."""
     small = bool(profile & 8)
     return ServerOptions(
         hostname="mx.example.com",
         dialect=LMTP if profile & 1 else SMTP,
         bare_newline=_NEWLINES[profile >> 1 & 3],
         extensions=frozenset() if profile & 64 else frozenset(Extension),
+        paths=Paths.LENIENT if profile & 128 else Paths.STRICT,
         max_message_octets=64 if small else 4096,
         max_recipients=2 if small else 100,
         max_messages=2 if small else None,
@@ -318,7 +346,9 @@ def check(data: bytes) -> None:
         - No more events than octets: no endless loop; the core pauses until its event is answered.
         - At NEED_DATA the buffer has room for all but a command line.
         - Every output line is part of a valid reply; each event owes as many replies as its RFC says.
-        - Content holds no bare newline, ends with CRLF, is within the limit, and no piece ends within a CRLF.
+        - Content holds no bare newline (save BINARYMIME), ends with CRLF (save by BDAT), is within the limit, and no
+          piece ends within a CRLF.
+        - What was refused once stays refused, by the same reply, to its last chunk.
     """
     header, wire = data[:_HEADER_OCTETS].ljust(_HEADER_OCTETS, b"0"), data[_HEADER_OCTETS:]
     options, verdicts, sizes = options_from(header[0]), header[1:5], [octet % 32 + 1 for octet in header[5:7]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, final
 
@@ -27,6 +27,7 @@ OPTIONS: Final = ServerOptions(hostname="mx.example.com")
 LMTP_OPTIONS: Final = ServerOptions(hostname="mx.example.com", dialect=LMTP)
 PLAIN: Final = ServerOptions(hostname="mx.example.com", extensions=frozenset())
 ALL: Final = frozenset(Extension)
+NO_CHUNKING: Final = replace(OPTIONS, extensions=ALL - {Extension.CHUNKING, Extension.BINARYMIME})
 
 EHLO: Final = b"EHLO client.example\r\n"
 LHLO: Final = b"LHLO client.example\r\n"
@@ -34,7 +35,7 @@ MAIL: Final = b"MAIL FROM:<alice@example.net>\r\n"
 RCPT: Final = b"RCPT TO:<bob@example.com>\r\n"
 DATA: Final = b"DATA\r\n"
 
-# How a client gets there; CONNECTED and CLOSED need none, and the other states need an extension that is not offered
+# How a client gets there; CONNECTED and CLOSED need none, and SASL and TLS_PENDING an extension that is not offered
 WAY_TO: Final[Mapping[State, bytes]] = {
     State.REFUSED: b"",
     State.START: b"",
@@ -42,6 +43,8 @@ WAY_TO: Final[Mapping[State, bytes]] = {
     State.MAIL: EHLO + MAIL,
     State.RCPT: EHLO + MAIL + RCPT,
     State.DATA: EHLO + MAIL + RCPT + DATA,
+    State.CHUNKING: EHLO + MAIL + RCPT + b"BDAT 7\r\nhello\r\n",
+    State.CHUNKS_REFUSED: EHLO + MAIL + RCPT + b"BDAT 6\r\nhello\n",  # the bare LF is 550
 }
 
 
@@ -108,6 +111,8 @@ BEHIND: Final[Mapping[State, tuple[bytes, list[str]]]] = {
     State.MAIL: (b"NOOP\r\n", ["250 2.0.0"]),
     State.RCPT: (b"NOOP\r\n", ["250 2.0.0"]),
     State.DATA: (b"NOOP\r\n.\r\nNOOP\r\n", ["250 2.0.0", "250 2.0.0"]),
+    State.CHUNKING: (b"NOOP\r\n", ["250 2.0.0"]),
+    State.CHUNKS_REFUSED: (b"NOOP\r\n", ["250 2.0.0"]),
     State.CLOSED: (b"NOOP\r\n", []),
 }
 
@@ -149,6 +154,7 @@ __all__ = [
     "LHLO",
     "LMTP_OPTIONS",
     "MAIL",
+    "NO_CHUNKING",
     "OPTIONS",
     "PLAIN",
     "RCPT",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fuzz.targets.smtp_server import cut
 from trio_fcgimail.smtp import BareNewline
 from trio_fcgimail.smtp.buffer import ReceiveBuffer
-from trio_fcgimail.smtp.content import ContentReader, Fault, HopelessContentError, Phase
+from trio_fcgimail.smtp.content import ContentJudge, DataReader, Fault, HopelessContentError, Newlines
 
 BARE_NEWLINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
@@ -47,7 +47,8 @@ def reference(wire: bytes, setting: BareNewline, limit: int | None) -> Outcome:
 
 def really(wire: bytes, setting: BareNewline, limit: int | None, sizes: Sequence[int]) -> Outcome | None:
     """The same by the reader; None when it has not seen the end."""
-    reader, buffer = ContentReader(setting, limit), ReceiveBuffer()
+    judge = ContentJudge(setting, Newlines.TEXT, limit)
+    reader, buffer = DataReader(judge), ReceiveBuffer()
     chunks: list[bytes] = []
     pieces = list(cut(wire, sizes))
     for number, piece in enumerate(pieces, 1):
@@ -58,10 +59,10 @@ def really(wire: bytes, setting: BareNewline, limit: int | None, sizes: Sequence
                 chunks.append(chunk)
         except HopelessContentError as exc:
             return "a bare newline, at once" if exc.fault is Fault.BARE_NEWLINE else "too big to be read on"
-        if reader.phase is Phase.ENDED:
+        if reader.ended:
             rest = buffer.take(len(buffer)) + b"".join(pieces[number:])
-            assert reader.fault is not Fault.NONE or reader.octets == sum(map(len, chunks))
-            return (b"" if reader.fault is not Fault.NONE else b"".join(chunks)), reader.fault, rest
+            assert judge.fault is not Fault.NONE or judge.octets == sum(map(len, chunks))
+            return (b"" if judge.fault is not Fault.NONE else b"".join(chunks)), judge.fault, rest
     return None
 
 
@@ -105,7 +106,7 @@ def test_any_content_survives_stuffing(text: bytes, sizes: list[int]) -> None:
 @pytest.mark.parametrize("unit", [b"\r", b"\r\n.\r", b".", b"\r\n..", b"x"], ids=repr)
 def test_one_octet_at_a_time_keeps_the_buffer_at_five(unit: bytes) -> None:
     """Linear by construction: what waits for its next octet is never more than the mark of the end less one."""
-    reader, buffer = ContentReader(BareNewline.NORMALIZE, None), ReceiveBuffer()
+    reader, buffer = DataReader(ContentJudge(BareNewline.NORMALIZE, Newlines.TEXT, None)), ReceiveBuffer()
     for octet in unit * 200:
         buffer.append(bytes([octet]))
         reader.read(buffer)

@@ -152,7 +152,7 @@ def test_no_limit_of_messages() -> None:
         pytest.param(b"XYZZY\r\n", "500 5.5.1", id="row-171-500"),
         pytest.param(b"EHLO\r\n", "501 5.5.4", id="501"),
         pytest.param(b"STARTTLS\r\n", "502 5.5.1", id="502"),
-        pytest.param(b"BDAT 1\r\nx", "502 5.5.1", id="502-bdat"),
+        pytest.param(b"BDAT 1\r\nx", "503 5.5.1", id="503-bdat"),
         pytest.param(DATA, "503 5.5.1", id="503"),
         pytest.param(b"MAIL FROM:<> FOO\r\n", "555 5.5.4", id="555"),
         pytest.param(b"x" * 3000 + b"\r\n", "500 5.5.2", id="500-line-too-long"),
@@ -252,7 +252,7 @@ def test_buffer_overrun_while_paused() -> None:
     assert connection.state is State.MAIL
 
 
-# Chunks of a BDAT that is not offered
+# Chunks that nobody wants
 
 
 @SPLITS
@@ -260,7 +260,7 @@ def test_skipped_chunk_may_be_larger_than_the_buffer(sizes: list[int]) -> None:
     chunk = b"QUIT\r\n" * 10_000
     session = in_state(State.READY)
     session.play(cut(b"BDAT %d LAST\r\n" % len(chunk) + chunk + b"NOOP\r\n", sizes))
-    assert codes(session.output) == ["502 5.5.1", "250 2.0.0"]
+    assert codes(session.output) == ["503 5.5.1", "250 2.0.0"]
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_largest_chunk_that_is_skipped(options: ServerOptions, most: int) -> Non
     while left:
         left -= len(piece := b"x" * min(left, MAX_PIECE_OCTETS))
         written = session.feed(piece)
-    assert codes(written) == ["502 5.5.1"]
+    assert codes(written) == ["503 5.5.1"]
     assert codes(session.feed(b"BDAT %d\r\n" % (most + 1))) == ["552 5.3.4"]
     assert session.lost == catalogue.MESSAGE_TOO_BIG
 
@@ -285,7 +285,7 @@ def test_largest_chunk_that_is_skipped(options: ServerOptions, most: int) -> Non
 def test_end_of_file_within_a_skipped_chunk() -> None:
     session = in_state(State.READY)
     session.feed(b"BDAT 10\r\n12345")
-    assert session.connection.waiting_for is Waiting.COMMAND
+    assert session.connection.waiting_for is Waiting.DATA
     session.feed(b"")
     assert session.events[-1] == ConnectionClosed(CloseReason.EOF)
 
@@ -296,5 +296,6 @@ def test_lost_framing_carries_its_reply() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         session.connection.next_event()
     assert caught.value.reply == catalogue.BAD_CHUNK_SIZE
+    assert codes(caught.value.to_send) == ["501 5.5.4"]
     assert session.connection.next_event() == ConnectionClosed(CloseReason.ERROR)
     assert session.connection.waiting_for is Waiting.NOTHING

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import attrgetter
 
 import pytest
 
 from fuzz.targets.smtp_server import Session
-from tests.smtp.support import DATA, EHLO, MAIL, OPTIONS, PLAIN, RCPT, Cut, Row, codes, in_state, refuse_message
+from tests.smtp.support import (
+    DATA,
+    EHLO,
+    MAIL,
+    NO_CHUNKING,
+    OPTIONS,
+    PLAIN,
+    RCPT,
+    Cut,
+    Row,
+    codes,
+    in_state,
+    refuse_message,
+)
 from trio_fcgimail.smtp import (
     Answerable,
     Connected,
@@ -32,6 +46,7 @@ START, READY, MAILED, RCPTED, IN_DATA, CLOSED = (
     State.CLOSED,
 )
 REFUSED = State.REFUSED
+LIMITS = ServerOptions(hostname="a.example", extensions=frozenset({Extension.LIMITS}))  # RFC 9422
 BAD_RCPT = b"RCPT TO:<bad@example.com>\r\n"
 
 ROWS = [
@@ -138,12 +153,14 @@ ROWS = [
     Row("rset-group", READY, b"RSET\r\n" + MAIL + RCPT + RCPT + b"NOOP\r\n",
         "250 2.0.0 | 250 2.1.0 | 250 2.1.5 | 250 2.1.5 | 250 2.0.0", RCPTED, "row 105"),
     Row("data-and-body", RCPTED, DATA + b"x\r\n.\r\n", "354 | 250 2.0.0", READY, "row 107"),
-    # BDAT, not offered: its octets are data all the same
-    Row("bdat-eaten", READY, b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "502 5.5.1 | 250 2.0.0", READY, "row 114, S16"),
-    Row("bdat-eaten-at-start", START, b"BDAT 3\r\nxyzNOOP\r\n", "502 5.5.1 | 250 2.0.0", START, "row 115"),
-    Row("bdat-eaten-in-rcpt", RCPTED, b"BDAT 10\r\n\r\n.\r\nQUIT\r" + DATA, "502 5.5.1 | 354", IN_DATA, "row 122"),
-    Row("bdat-zero", RCPTED, b"BDAT 0 LAST\r\n" + DATA, "502 5.5.1 | 354", IN_DATA, "S16"),
-    Row("bdat-last-lower-case", READY, b"bdat 1  last\r\nx", "502 5.5.1", READY, "RFC 5321 2.4"),
+    # BDAT, not offered: its octets are data all the same, and nothing else happens
+    Row("bdat-eaten", READY, b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "502 5.5.1 | 250 2.0.0", READY, "row 114, S16", NO_CHUNKING),
+    Row("bdat-eaten-at-start", START, b"BDAT 3\r\nxyzNOOP\r\n", "502 5.5.1 | 250 2.0.0", START, "row 115",
+        NO_CHUNKING),
+    Row("bdat-eaten-in-rcpt", RCPTED, b"BDAT 10\r\n\r\n.\r\nQUIT\r" + DATA, "502 5.5.1 | 354", IN_DATA, "row 122",
+        NO_CHUNKING),
+    Row("bdat-zero", RCPTED, b"BDAT 0 LAST\r\n" + DATA, "502 5.5.1 | 354", IN_DATA, "S16", NO_CHUNKING),
+    Row("bdat-last-lower-case", READY, b"bdat 1  last\r\nx", "502 5.5.1", READY, "RFC 5321 2.4", NO_CHUNKING),
     Row("bdat-without-size", READY, b"BDAT\r\n", "501 5.5.4", CLOSED, "row 116: framing is lost"),
     Row("bdat-letters", READY, b"BDAT abc\r\n", "501 5.5.4", CLOSED, "row 116"),
     Row("bdat-negative", READY, b"BDAT -5\r\n", "501 5.5.4", CLOSED, "row 116"),
@@ -173,7 +190,8 @@ def test_greeting_and_keywords() -> None:
     assert bytes(session.output) == b"220 mx.example.com ESMTP\r\n"
     assert session.feed(EHLO) == (
         b"250-mx.example.com\r\n250-PIPELINING\r\n250-SIZE 26214400\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n"
-        b"250 ENHANCEDSTATUSCODES\r\n"
+        b"250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-DSN\r\n"
+        b"250 LIMITS MAILMAX=1000 RCPTMAX=100\r\n"
     )
     assert session.feed(b"HELO x\r\n") == b"250 mx.example.com\r\n"
 
@@ -186,6 +204,18 @@ def test_greeting_and_keywords() -> None:
             ServerOptions(hostname="[192.0.2.1]", extensions=frozenset({Extension.SIZE}), max_message_octets=None),
             b"250-[192.0.2.1]\r\n250 SIZE\r\n",
             id="size-without-limit",
+        ),
+        pytest.param(replace(LIMITS, max_messages=None), b"250-a.example\r\n250 LIMITS RCPTMAX=100\r\n", id="rcptmax"),
+        pytest.param(
+            replace(LIMITS, max_recipients=None), b"250-a.example\r\n250 LIMITS MAILMAX=1000\r\n", id="mailmax"
+        ),
+        pytest.param(
+            replace(LIMITS, max_messages=None, max_recipients=None), b"250 a.example\r\n", id="limits-without-limits"
+        ),
+        pytest.param(
+            replace(LIMITS, max_messages=999_999, max_recipients=1_000_000),
+            b"250-a.example\r\n250 LIMITS MAILMAX=999999\r\n",
+            id="limits-have-six-digits",
         ),
     ],
 )

@@ -9,7 +9,19 @@ from typing import Final
 import pytest
 
 from fuzz.targets.smtp_server import Session
-from tests.smtp.support import DATA, EHLO, LHLO, LMTP_OPTIONS, MAIL, OPTIONS, RCPT, codes, in_state, refuse_message
+from tests.smtp.support import (
+    DATA,
+    EHLO,
+    LHLO,
+    LMTP_OPTIONS,
+    MAIL,
+    NO_CHUNKING,
+    OPTIONS,
+    RCPT,
+    codes,
+    in_state,
+    refuse_message,
+)
 from trio_fcgimail.smtp import (
     ANYWHERE,
     COMMAND_STATES,
@@ -39,6 +51,8 @@ COMMANDS: Final[Mapping[Verb, bytes]] = {
     Verb.MAIL: MAIL,
     Verb.RCPT: RCPT,
     Verb.DATA: DATA,
+    Verb.BDAT: b"BDAT 3\r\nx\r\n",
+    Verb.BDAT_LAST: b"BDAT 3 LAST\r\nx\r\n",
     Verb.RSET: b"RSET\r\n",
     Verb.NOOP: b"NOOP\r\n",
     Verb.HELP: b"HELP\r\n",
@@ -53,16 +67,17 @@ NOT_OFFERED: Final[Mapping[Verb, bytes]] = {
     Verb.AUTH: b"AUTH PLAIN\r\n",
     Verb.XCLIENT: b"XCLIENT ADDR=192.0.2.1\r\n",
 }
-REACHED: Final = (State.REFUSED, State.START, State.READY, State.MAIL, State.RCPT)
+REFUSED_CHUNKS: Final[Mapping[Verb, bytes]] = {Verb.BDAT: b"BDAT 1\r\n\n", Verb.BDAT_LAST: b"BDAT 1 LAST\r\n\n"}
+WITHOUT_CHUNKS: Final = (State.REFUSED, State.START, State.READY, State.MAIL, State.RCPT)
+REACHED: Final = (*WITHOUT_CHUNKS, State.CHUNKING, State.CHUNKS_REFUSED)
 
 # Rows of the table that no client can reach yet, as their extension is not offered
 FOR_LATER_ISSUES: Final = {
-    "BDAT": {Verb.BDAT, Verb.BDAT_LAST},
     "STARTTLS": {Verb.STARTTLS, Verb.TLS_HANDSHAKE},
     "AUTH": {Verb.AUTH, Verb.SASL_RESPONSE},
     "XCLIENT": {Verb.XCLIENT},
 }
-STATES_FOR_LATER_ISSUES: Final = {State.CHUNKING, State.SASL, State.TLS_PENDING}
+STATES_FOR_LATER_ISSUES: Final = {State.SASL, State.TLS_PENDING}
 
 
 def test_table_names_every_state() -> None:
@@ -105,9 +120,9 @@ def test_verb_without_a_row_is_503_and_changes_nothing(state: State, verb: Verb)
     assert_goes_on_from(session, state)
 
 
-@pytest.mark.parametrize(("state", "verb"), [*product(REACHED, NOT_OFFERED)])
+@pytest.mark.parametrize(("state", "verb"), [*product(WITHOUT_CHUNKS, NOT_OFFERED)])
 def test_verb_not_offered_is_502_and_changes_nothing(state: State, verb: Verb) -> None:
-    session = in_state(state)
+    session = in_state(state, NO_CHUNKING)
     assert codes(session.feed(NOT_OFFERED[verb])) == ["503 5.5.1" if state is State.REFUSED else "502 5.5.1"]
     assert session.connection.state is state
     assert_goes_on_from(session, state)
@@ -128,6 +143,8 @@ def assert_goes_on_from(session: Session, state: State) -> None:
         State.READY: MAIL + RCPT + DATA,
         State.MAIL: RCPT + DATA,
         State.RCPT: DATA,
+        State.CHUNKING: b"BDAT 0 LAST\r\n" + MAIL + RCPT + DATA,
+        State.CHUNKS_REFUSED: b"BDAT 0 LAST\r\n" + MAIL + RCPT + DATA,
     }.get(state, b"QUIT\r\n")
     session.feed(rest)
     assert session.connection.state is (State.CLOSED if state is State.REFUSED else State.DATA)
@@ -139,9 +156,13 @@ def test_verb_with_a_row_goes_where_the_table_says(
     state: State, verb: Verb, options: ServerOptions, hello: bytes
 ) -> None:
     session = in_state(state, options)
-    written = session.feed(hello if verb is Verb.GREET else COMMANDS[verb])
-    outcome = Outcome.GO if codes(written) == ["354"] else Outcome.OK
+    outcome = outcome_of(session.feed(hello if verb is Verb.GREET else COMMANDS[verb]))
     assert session.connection.state is next_state(state, verb, outcome)
+
+
+def outcome_of(written: bytes) -> Outcome:
+    (code,) = codes(written)
+    return {"2": Outcome.OK, "3": Outcome.GO, "5": Outcome.NO}[code[0]]
 
 
 def test_every_row_is_walked_or_named_for_later() -> None:
@@ -152,10 +173,11 @@ def test_every_row_is_walked_or_named_for_later() -> None:
         (State.DATA, Verb.END_OF_DATA, Outcome.OK),
         (State.DATA, Verb.END_OF_DATA, Outcome.NO),
     }
-    for state, verb in product(REACHED, COMMANDS):
+    for state, (verb, wire) in product(REACHED, [*COMMANDS.items(), *REFUSED_CHUNKS.items()]):
         if is_legal(state, verb) and verb not in ANYWHERE:
             session = in_state(state)
-            outcome = Outcome.GO if codes(session.feed(COMMANDS[verb])) == ["354"] else Outcome.OK
+            outcome = outcome_of(session.feed(wire))
+            assert session.connection.state is next_state(state, verb, outcome)
             walked.add((state, verb, outcome))
     later = set().union(*FOR_LATER_ISSUES.values())
     table = {(state, *key) for state, rows in TRANSITIONS.items() for key in rows}
@@ -181,6 +203,8 @@ def test_connect_and_end_of_data_rows() -> None:
         pytest.param(State.READY, MailFrom, MAIL, id="mail"),
         pytest.param(State.MAIL, RcptTo, RCPT, id="rcpt"),
         pytest.param(State.RCPT, DataBegun, DATA, id="data"),
+        pytest.param(State.RCPT, DataBegun, b"BDAT 6\r\nQUIT\r\n", id="bdat"),
+        pytest.param(State.CHUNKING, MessageEnd, b"BDAT 6 LAST\r\nQUIT\r\n", id="end-of-chunks"),
         pytest.param(State.DATA, MessageEnd, b".\r\n", id="end-of-data"),
     ],
 )

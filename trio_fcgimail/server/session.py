@@ -268,10 +268,10 @@ class Session:
         settings = self._gateway.settings
         envelope = self._current_envelope()
         trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
-        lines = BodyLines(settings.scripts.line_ends.value)
+        is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
+        lines = BodyLines.CRLF if is_binary else BodyLines(settings.scripts.line_ends.value)
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines)
         await self._spool(message.add_trace(trace))
-        self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
         self._out += self._conn.accept(event)
 
     async def _take_chunk(self, data: bytes) -> None:
@@ -358,16 +358,25 @@ class Session:
         """Wait for the client, under the deadline of what the core waits for."""
         await self._flush()
         match self._conn.waiting_for:
-            case smtp.Waiting.DATA if self._pace is not None and self._pace.is_too_slow():
-                self._close(catalogue.TOO_SLOW)
             case smtp.Waiting.DATA:
-                await self._receive_within(self._limits.data_seconds)
+                await self._receive_data()
             case smtp.Waiting.COMMAND:
+                if self._message is None:
+                    self._pace = None  # that of a chunk which nobody wanted
                 await self._receive_within(self._limits.idle_seconds)
             case smtp.Waiting.ANSWER | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
                 assert_never(waiting)
+
+    async def _receive_data(self) -> None:
+        """Data have their floor, whether they are kept or thrown away."""
+        if self._pace is None:
+            self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
+        if self._pace.is_too_slow():
+            self._close(catalogue.TOO_SLOW)
+        else:
+            await self._receive_within(self._limits.data_seconds)
 
     async def _receive_within(self, seconds: float) -> None:
         began = trio.current_time()

@@ -6,7 +6,7 @@ Start at :class:`ServerConnection`. The state table is :data:`TRANSITIONS`, the 
 from trio_fcgimail.smtp import catalogue
 from trio_fcgimail.smtp.address import Mailbox
 from trio_fcgimail.smtp.buffer import MAX_BUFFER_OCTETS, MAX_COMMAND_OCTETS
-from trio_fcgimail.smtp.connection import ServerConnection, Waiting
+from trio_fcgimail.smtp.connection import ServerConnection
 from trio_fcgimail.smtp.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from trio_fcgimail.smtp.events import (
     NEED_DATA,
@@ -29,6 +29,7 @@ from trio_fcgimail.smtp.events import (
     Settled,
     Signal,
     TransactionReset,
+    Waiting,
 )
 from trio_fcgimail.smtp.grammar import is_address_literal, is_domain
 from trio_fcgimail.smtp.options import (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Final, final
 
 from trio_fcgimail.smtp.errors import LocalProtocolError
@@ -11,6 +13,7 @@ MAX_BUFFER_OCTETS: Final = 1 << 18  # ours: several reads of 64 KiB; the core ne
 # RFC 5321 4.5.3.1.4 asks for 512 at least, and extensions add to it (SIZE 26, 8BITMIME 17, SMTPUTF8 10, DSN 500 and
 # 100). One limit above their sum is what Postfix takes as well (line_length_limit, 2048).
 MAX_COMMAND_OCTETS: Final = 2048
+_BEGINNING_OCTETS: Final = 64  # ours: of a line that is too long, enough to tell its first word
 
 
 @final
@@ -71,3 +74,46 @@ class ReceiveBuffer:
         del self._data[:dropped]
         self._searched = max(self._searched - dropped, 0)
         return dropped
+
+
+class Length(Enum):
+    """Whether a line was within the limit."""
+
+    WHOLE = "within"
+    TOO_LONG = "above: only its beginning is here"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line without its CRLF."""
+
+    octets: bytes
+    length: Length = Length.WHOLE
+
+
+@final
+class LineReader:
+    """Takes command lines out of the buffer. One that is too long is thrown away, but for its beginning."""
+
+    __slots__ = ("_beginning",)
+
+    def __init__(self) -> None:
+        self._beginning: bytes | None = None  # of an over-long line whose end did not come yet
+
+    def read(self, buffer: ReceiveBuffer) -> Line | None:
+        """The next line, or None when more is needed."""
+        end = buffer.find_line_end()
+        if end is None:
+            if self._beginning is None and len(buffer) > MAX_COMMAND_OCTETS:
+                self._beginning = buffer.take(_BEGINNING_OCTETS)
+            if self._beginning is not None:
+                buffer.drop(len(buffer) - 1)  # the last octet may be the CR of its end
+            return None
+        octets = buffer.take(end + 2)
+        beginning, self._beginning = self._beginning, None
+        if beginning is not None:
+            return Line(beginning, Length.TOO_LONG)
+        if len(octets) > MAX_COMMAND_OCTETS:
+            return Line(octets[:_BEGINNING_OCTETS], Length.TOO_LONG)
+        return Line(octets[:-2])

@@ -41,7 +41,6 @@ DOUBLED_PARAMETER: Final = _reply(501, "5.5.4", "A parameter was given twice")
 UNKNOWN_PARAMETER: Final = _reply(555, "5.5.4", "Parameter not recognised or not implemented")
 NOT_OFFERED: Final = _reply(502, "5.5.1", "Command not implemented")
 BAD_CHUNK_SIZE: Final = _reply(501, "5.5.4", "Bad chunk size")
-CHUNKS_REFUSED: Final = _reply(503, "5.5.1", "A chunk before this one was refused; say RSET")  # RFC 3030 2
 NEED_BDAT: Final = _reply(503, "5.5.1", "BODY=BINARYMIME is sent by BDAT")  # RFC 3030 3
 BAD_SEQUENCE: Final = _reply(503, "5.5.1", "Bad sequence of commands")
 GREET_FIRST: Final = _reply(503, "5.5.1", "Say hello first")

@@ -13,13 +13,15 @@ from typing import Final, final
 
 from trio_fcgimail.smtp import catalogue, grammar
 from trio_fcgimail.smtp.address import BadPathError, Mailbox, parse_path
-from trio_fcgimail.smtp.content import ChunkOrder
+from trio_fcgimail.smtp.content import Chunk
 from trio_fcgimail.smtp.errors import CommandError
+from trio_fcgimail.smtp.events import MailFrom, RcptTo
 from trio_fcgimail.smtp.options import Extension, GreetingWord, Paths
-from trio_fcgimail.smtp.parameters import MailParameters, RcptParameters, read_mail_parameters, read_rcpt_parameters
+from trio_fcgimail.smtp.parameters import read_mail_parameters, read_rcpt_parameters
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.state import Verb
 
+_CHUNK_WORD: Final = re.compile(rb"[\x00-\x20]*BDAT(?![!-~])", re.IGNORECASE)
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # HT is white space to lenient senders
 
 # A browser or an HTTP client was talked into sending a form to us: what follows would be run as commands.
@@ -90,8 +92,8 @@ def parse_greeting(rest: str) -> str:
     return rest
 
 
-def parse_mail(rest: str, extensions: frozenset[Extension], paths: Paths) -> tuple[Mailbox | None, MailParameters]:
-    """The argument of MAIL (RFC 5321 4.1.1.2): the reverse-path, None for ``<>``, and its parameters."""
+def parse_mail(rest: str, extensions: frozenset[Extension], paths: Paths) -> MailFrom:
+    """The argument of MAIL (RFC 5321 4.1.1.2): the reverse-path and its parameters."""
     path_text, parameters_text = _split_path("FROM:", rest, paths, catalogue.BAD_SENDER)
     parameters = read_mail_parameters(parameters_text, extensions)
     path = _parse_path(path_text, catalogue.BAD_SENDER)
@@ -99,30 +101,41 @@ def parse_mail(rest: str, extensions: frozenset[Extension], paths: Paths) -> tup
         raise CommandError(catalogue.BAD_SENDER)
     if path is not None and not path.is_ascii and not parameters.smtputf8:
         raise CommandError(catalogue.NEED_SMTPUTF8)
-    return path, parameters
+    return MailFrom(
+        path=path,
+        declared_octets=parameters.declared_octets,
+        body=parameters.body,
+        smtputf8=parameters.smtputf8,
+        dsn_return=parameters.dsn_return,
+        envelope_id=parameters.envelope_id,
+    )
 
 
-def parse_rcpt(
-    rest: str, extensions: frozenset[Extension], paths: Paths, *, smtputf8: bool
-) -> tuple[Mailbox, RcptParameters]:
+def parse_rcpt(rest: str, extensions: frozenset[Extension], paths: Paths, *, smtputf8: bool) -> RcptTo:
     """The argument of RCPT (RFC 5321 4.1.1.3): the forward-path and its parameters."""
     path_text, parameters_text = _split_path("TO:", rest, paths, catalogue.BAD_RECIPIENT)
     parameters = read_rcpt_parameters(parameters_text, extensions)
     path = _parse_path(path_text, catalogue.BAD_RECIPIENT)
     if path is None:
         raise CommandError(catalogue.BAD_RECIPIENT)
-    if not path.is_ascii and not smtputf8:
+    is_ascii = path.is_ascii and (parameters.original is None or parameters.original.address.isascii())
+    if not is_ascii and not smtputf8:
         raise CommandError(catalogue.NEED_SMTPUTF8)
-    return path, parameters
+    return RcptTo(path, parameters.notify, parameters.original)
 
 
-def parse_chunk(rest: str) -> tuple[int, ChunkOrder]:
+def parse_chunk(rest: str) -> Chunk:
     """The argument of BDAT (RFC 3030 2): a size of 1 to 20 digits, then perhaps LAST."""
     size, _, last = rest.partition(" ")
-    order = {"": ChunkOrder.MORE, "LAST": ChunkOrder.LAST}.get(grammar.fold(last.strip()))
-    if not grammar.SIZE_VALUE.fullmatch(size) or order is None:
+    last = grammar.fold(last.strip(" "))
+    if not grammar.SIZE_VALUE.fullmatch(size) or last not in ("", "LAST"):
         raise CommandError(catalogue.BAD_CHUNK_SIZE)
-    return int(size), order
+    return Chunk(int(size), Verb.BDAT_LAST if last else Verb.BDAT)
+
+
+def announces_chunk(line: bytes) -> bool:
+    """Whether a line that is no command was to be a BDAT all the same, so that what follows it is no command either."""
+    return _CHUNK_WORD.match(line) is not None
 
 
 def _split_path(keyword: str, rest: str, paths: Paths, bad: Reply) -> tuple[str, str]:

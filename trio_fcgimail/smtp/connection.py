@@ -20,16 +20,17 @@ from enum import Enum
 from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import catalogue, commands
-from trio_fcgimail.smtp.buffer import MAX_COMMAND_OCTETS, ReceiveBuffer
+from trio_fcgimail.smtp.buffer import Length, Line, LineReader, ReceiveBuffer
 from trio_fcgimail.smtp.content import (
-    ChunkOrder,
+    Chunk,
     ChunkReader,
+    ChunkSkipper,
     ContentJudge,
     DataReader,
     Fault,
     HopelessContentError,
     Newlines,
-    Phase,
+    Refused,
 )
 from trio_fcgimail.smtp.defaults import default_reply
 from trio_fcgimail.smtp.errors import CommandError, LocalProtocolError, RemoteProtocolError
@@ -53,56 +54,21 @@ from trio_fcgimail.smtp.events import (
     RcptTo,
     Signal,
     TransactionReset,
+    Waiting,
 )
 from trio_fcgimail.smtp.options import Extension, GreetingWord, RepliesAtEnd, ServerOptions
 from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Outcome, Reply
-from trio_fcgimail.smtp.state import State, Verb, is_legal, next_state
+from trio_fcgimail.smtp.state import State, Verb, next_state
 
 _MAX_SKIPPED_OCTETS: Final = 16 << 20  # ours: how much more than a message a refused BDAT chunk may hold
-
-
-class Waiting(Enum):
-    """What the core waits for, so that the embedder can choose a deadline; the core knows no clock."""
-
-    COMMAND = "a command"
-    DATA = "the data of a message"
-    ANSWER = "the embedder"
-    NOTHING = "nothing, it is closed"
+_MAX_OCTETS: Final = 2**63 - 1  # ours: of a message by BDAT without a limit; no file holds more
 
 
 class _Input(Enum):
     OPEN = "more may come"
     ENDED = "the client has closed"
-
-
-class _Line(Enum):
-    WHOLE = "lines are read"
-    DROPPING = "the rest of an over-long line is thrown away"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """A BDAT whose octets are under way (RFC 3030 2)."""
-
-    octets: int
-    order: ChunkOrder
-
-    @property
-    def verb(self) -> Verb:
-        return Verb.BDAT_LAST if self.order is ChunkOrder.LAST else Verb.BDAT
-
-
-@final
-@dataclass(slots=True)
-class _Skip:
-    """Octets of a refused chunk, to be thrown away before the refusal is said."""
-
-    chunk: _Chunk
-    reply: Reply
-    left: int
 
 
 @final
@@ -113,11 +79,14 @@ class _Transaction:
     smtputf8: bool = False
     body: BodyType | None = None
     recipients: int = 0
+    chunks: ChunkReader | None = None  # once a BDAT was wanted
+    refusal: Reply | None = None  # to a chunk, and to all those behind it
 
 
 _BAD_COMMAND_CODES: Final = frozenset({500, 501, 502, 503, 504, 555})
 _BARE_VERBS: Final = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT})
 _FAULT_REPLIES: Final = {Fault.TOO_BIG: catalogue.MESSAGE_TOO_BIG, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE}
+_HOPELESS_REPLIES: Final = {**_FAULT_REPLIES, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE_CLOSE}
 
 
 @final
@@ -139,14 +108,11 @@ class ServerConnection:
         self.state = State.CONNECTED
         self._buffer = ReceiveBuffer()
         self._input = _Input.OPEN
-        self._line = _Line.WHOLE
+        self._lines = LineReader()
+        self._content: DataReader | ChunkReader | ChunkSkipper | None = None  # what reads now; None: commands are read
         self._greeting: GreetingWord | None = None
         self._transaction = _Transaction()
-        self._judge: ContentJudge | None = None  # of the message under way
-        self._data: DataReader | None = None
-        self._chunks: ChunkReader | None = None
-        self._chunk: _Chunk | None = None  # whose octets are read now, or after DataBegun was answered
-        self._skip: _Skip | None = None
+        self._first_chunk: Chunk | None = None  # read once DataBegun was answered
         self._pending: Answerable | None = None
         self._close_reason = CloseReason.REPLY
         self._bad_commands = 0
@@ -162,8 +128,7 @@ class ServerConnection:
             return Waiting.NOTHING
         if self._pending is not None or self.state is State.CONNECTED:
             return Waiting.ANSWER
-        reads_content = self.state is State.DATA or self._chunk is not None or self._skip is not None
-        return Waiting.DATA if reads_content else Waiting.COMMAND
+        return Waiting.COMMAND if self._content is None else Waiting.DATA
 
     @property
     def in_transaction(self) -> bool:
@@ -197,17 +162,7 @@ class ServerConnection:
             return PAUSED
         if self.state is State.CONNECTED:
             return self._ask(Connected())
-        if self._skip is not None:
-            return self._next_skipped(self._skip)
-        try:
-            if self._data is not None:
-                return self._next_data(self._data)
-            if self._chunks is not None and self._chunk is not None:
-                return self._next_of_chunk(self._chunks, self._chunk)
-        except HopelessContentError as exc:
-            reply = catalogue.BARE_NEWLINE_CLOSE if exc.fault is Fault.BARE_NEWLINE else catalogue.MESSAGE_TOO_BIG
-            raise self._fail(exc.fault.value, reply) from exc
-        return self._next_command()
+        return self._next_command() if self._content is None else self._next_content(self._content)
 
     # What the embedder answers
 
@@ -275,23 +230,23 @@ class ServerConnection:
         return self._replies_at_end() if isinstance(event, MessageEnd) else 1
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
-        if isinstance(event, DataBegun) and self._chunk is not None:
-            return self._answer_chunk(self._chunk, replies[0])
+        if isinstance(event, DataBegun) and self._first_chunk is not None:
+            return self._answer_first_chunk(self._first_chunk, replies[0])
         verb = _VERB_OF[type(event)]
-        if isinstance(event, MessageEnd) and self._chunks is not None:
+        if isinstance(event, MessageEnd) and self._transaction.chunks is not None:
             verb = Verb.BDAT_LAST
         data = self._move(verb, *replies)  # raises before anything has changed
         self._pending = None
         match event:
             case Hello(word=word) if replies[0].outcome is Outcome.OK:
                 self._greeting = word
-                self._forget_transaction()
+                self._transaction = _Transaction()
             case MailFrom(smtputf8=smtputf8, body=body) if self.state is State.MAIL:
                 self._transaction = _Transaction(smtputf8=smtputf8, body=body)
             case RcptTo():
                 self._count_recipient(replies[0])
             case DataBegun() if self.state is State.DATA:
-                self._data = DataReader(self._new_judge())
+                self._content = DataReader(self._new_judge())
             case MessageEnd():
                 self._end_message()
             case Connected() | Hello() | MailFrom() | DataBegun():
@@ -300,27 +255,26 @@ class ServerConnection:
                 assert_never(event)
         return data
 
-    def _answer_chunk(self, chunk: _Chunk, reply: Reply) -> bytes:
-        """The first BDAT of a message is wanted or not: it is answered when its octets were read."""
+    def _answer_first_chunk(self, chunk: Chunk, reply: Reply) -> bytes:
+        """The message is wanted or not; its first BDAT is answered when the octets were read (RFC 3030 2)."""
+        data = b""
         match reply.outcome:
-            case Outcome.CLOSE:
-                self._chunk = self._pending = None
-                return self._move(chunk.verb, reply)
+            case Outcome.GO:
+                self._content = self._transaction.chunks = ChunkReader(self._new_judge(), chunk)
+            case Outcome.OK:
+                raise LocalProtocolError(f"{reply.code} answers no DataBegun")
             case Outcome.NO:
-                self._chunk = None
-                self._skip = _Skip(chunk, reply, chunk.octets)
-            case Outcome.OK | Outcome.GO:
-                self._chunks = ChunkReader(self._new_judge())
-                self._chunks.begin(chunk.octets, chunk.order)
+                self._content = self._skipper(chunk, reply, Refused.MESSAGE)
+            case Outcome.CLOSE:
+                data = self._move(chunk.verb, reply)
             case _:
                 assert_never(reply.outcome)
-        self._pending = None
-        return b""
+        self._pending = self._first_chunk = None
+        return data
 
     def _new_judge(self) -> ContentJudge:
         newlines = Newlines.BINARY if self._transaction.body is BodyType.BINARY_MIME else Newlines.TEXT
-        self._judge = ContentJudge(self.options.bare_newline, newlines, self.options.max_message_octets)
-        return self._judge
+        return ContentJudge(self.options.bare_newline, newlines, self.options.max_message_octets)
 
     def _count_recipient(self, reply: Reply) -> None:
         if reply.outcome is Outcome.OK:
@@ -328,12 +282,8 @@ class ServerConnection:
         elif reply.code >= 500:
             self._refused_recipients += 1
 
-    def _forget_transaction(self) -> None:
-        self._transaction = _Transaction()
-        self._judge = self._data = self._chunks = self._chunk = None
-
     def _end_message(self) -> None:
-        self._forget_transaction()
+        self._transaction = _Transaction()
         self._messages += 1
 
     def _render(self, reply: Reply) -> bytes:
@@ -365,72 +315,67 @@ class ServerConnection:
 
     # The content of a message
 
-    def _next_data(self, reader: DataReader) -> Event | Signal:
-        if data := reader.read(self._buffer):
-            return MessageChunk(data)
-        if reader.phase is not Phase.ENDED:
+    def _next_content(self, content: DataReader | ChunkReader | ChunkSkipper) -> Event | Signal:
+        try:
+            if data := content.read(self._buffer):
+                return MessageChunk(data)
+        except HopelessContentError as exc:
+            raise self._fail(exc.fault.value, _HOPELESS_REPLIES[exc.fault]) from exc
+        if not content.ended:
             return self._starved()
-        return self._end_of_content(Verb.END_OF_DATA)
+        self._content = None
+        match content:
+            case DataReader(judge=judge):
+                return self._end_of_content(Verb.END_OF_DATA, judge)
+            case ChunkReader(chunk=chunk, judge=judge):
+                return self._end_of_content(chunk.verb, judge)
+            case ChunkSkipper(refused=Refused.COMMAND, reply=reply):
+                return self._reject(Verb.BDAT, reply)
+            case ChunkSkipper(chunk=chunk, reply=reply):
+                return self._refuse_message(chunk.verb, reply)
+            case _:
+                assert_never(content)
 
-    def _next_of_chunk(self, reader: ChunkReader, chunk: _Chunk) -> Event | Signal:
-        if data := reader.read(self._buffer):
-            return MessageChunk(data)
-        if reader.left:
-            return self._starved()
-        self._chunk = None
-        return self._end_of_content(chunk.verb)
-
-    def _end_of_content(self, verb: Verb) -> Event:
+    def _end_of_content(self, verb: Verb, judge: ContentJudge) -> Event:
         """The end of the data, or of a chunk: the core refuses what is at fault, the embedder answers for the rest."""
-        assert self._judge is not None
-        if (reply := _FAULT_REPLIES.get(self._judge.fault)) is not None:
+        if (reply := _FAULT_REPLIES.get(judge.fault)) is not None:
             return self._refuse_message(verb, reply)
         if verb is Verb.BDAT:
             return self._settle(verb, catalogue.CHUNK_OK)
-        return self._ask(MessageEnd(self._judge.octets))
+        return self._ask(MessageEnd(judge.octets))
 
     def _refuse_message(self, verb: Verb, reply: Reply) -> MessageRefused:
-        replies = 1 if verb is Verb.BDAT else self._replies_at_end()
-        to_send = self._move(verb, *[reply] * replies)
-        if verb is not Verb.BDAT:
+        owed = 1 if verb is Verb.BDAT else self._replies_at_end()
+        to_send = self._move(verb, *[reply] * owed)
+        if verb is Verb.BDAT:
+            self._transaction.refusal = reply
+        else:
             self._end_message()
         return MessageRefused(reply, to_send)
 
-    def _next_skipped(self, skip: _Skip) -> Event | Signal:
-        skip.left -= self._buffer.drop(skip.left)
-        if skip.left:
-            return self._starved()
-        self._skip = None
-        if is_legal(self.state, skip.chunk.verb) and skip.reply is not catalogue.NOT_OFFERED:
-            return self._refuse_message(skip.chunk.verb, skip.reply)
-        return self._reject(Verb.BDAT, skip.reply)
+    def _skipper(self, chunk: Chunk, reply: Reply, refused: Refused) -> ChunkSkipper:
+        return ChunkSkipper(chunk, reply, refused, (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS)
 
     # Commands
 
     def _next_command(self) -> Event | Signal:
-        while (end := self._buffer.find_line_end()) is None:
-            if len(self._buffer) > MAX_COMMAND_OCTETS:
-                self._line = _Line.DROPPING
-            if self._line is _Line.DROPPING:
-                self._buffer.drop(len(self._buffer) - 1)  # the last octet may be the CR of its end
-            return self._starved()
-        line = self._buffer.take(end + 2)
-        too_long = self._line is _Line.DROPPING or len(line) > MAX_COMMAND_OCTETS
-        self._line = _Line.WHOLE
-        if too_long:
-            return self._reject(Verb.UNKNOWN, catalogue.LINE_TOO_LONG)
-        return self._run(line[:-2])
+        line = self._lines.read(self._buffer)
+        return self._starved() if line is None else self._run(line)
 
-    def _run(self, line: bytes) -> Event | Signal:
+    def _run(self, line: Line) -> Event | Signal:
         verb = Verb.UNKNOWN
         try:
-            word, rest = commands.split_line(line)
+            if line.length is Length.TOO_LONG:
+                raise CommandError(catalogue.LINE_TOO_LONG)
+            word, rest = commands.split_line(line.octets)
             verb = word.verb
             if verb is Verb.BDAT:
                 return self._on_bdat(word, rest)
-            check_order(self.state, word, self.options)
+            check_order(self.state, word, self.options.dialect, self._offered())
             return self._dispatch(word, rest)
         except CommandError as exc:
+            if verb is Verb.UNKNOWN and commands.announces_chunk(line.octets):
+                raise self._fail("a BDAT cannot be read", exc.reply) from exc
             return self._reject(verb, exc.reply)
 
     def _dispatch(self, word: commands.Word, rest: str) -> Event:
@@ -450,7 +395,7 @@ class ServerConnection:
                 return self._ask(DataBegun(DataCommand.DATA))
             case Verb.RSET:
                 to_send = self._move(verb, catalogue.RESET_OK)
-                self._forget_transaction()
+                self._transaction = _Transaction()
                 return TransactionReset(to_send)
             case Verb.QUIT:
                 return self._settle(verb, catalogue.BYE)
@@ -474,72 +419,59 @@ class ServerConnection:
                 reply = catalogue.TOO_MANY_BAD_COMMANDS
         elif verb is Verb.RCPT:
             self._count_recipient(reply)
-        moved = Verb.UNKNOWN if reply is catalogue.NOT_OFFERED else verb  # what is not offered does nothing
-        return CommandRejected(verb, reply, self._move(moved, reply))
+        return CommandRejected(verb, reply, self._move(Verb.UNKNOWN, reply))  # which moves nothing, but may close
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
         return CommandAnswered(verb, reply, self._move(verb, reply))
 
     def _offered(self) -> frozenset[Extension]:
-        """The extensions whose parameters may be used: none after HELO (RFC 5321 4.1.1.1)."""
+        """The extensions that may be used: none after HELO (RFC 5321 4.1.1.1)."""
         return frozenset() if self._greeting is GreetingWord.HELO else self.options.extensions
 
     def _on_mail(self, rest: str) -> Event:
-        path, parameters = commands.parse_mail(rest, self._offered(), self.options.paths)
+        event = commands.parse_mail(rest, self._offered(), self.options.paths)
         limit = self.options.max_message_octets
-        declared = parameters.declared_octets
-        if limit is not None and declared is not None and declared > limit:
+        if limit is not None and event.declared_octets is not None and event.declared_octets > limit:
             raise CommandError(catalogue.MESSAGE_TOO_BIG)
         if self.options.max_messages is not None and self._messages >= self.options.max_messages:
             raise CommandError(catalogue.TOO_MANY_MESSAGES)
-        return self._ask(
-            MailFrom(
-                path=path,
-                declared_octets=declared,
-                body=parameters.body,
-                smtputf8=parameters.smtputf8,
-                dsn_return=parameters.dsn_return,
-                envelope_id=parameters.envelope_id,
-            )
-        )
+        return self._ask(event)
 
     def _on_rcpt(self, rest: str) -> Event:
         options = self.options
         if options.max_refused_recipients is not None and self._refused_recipients >= options.max_refused_recipients:
             raise CommandError(catalogue.TOO_MANY_REFUSED_RECIPIENTS)
-        smtputf8 = self._transaction.smtputf8
-        path, parameters = commands.parse_rcpt(rest, self._offered(), options.paths, smtputf8=smtputf8)
+        event = commands.parse_rcpt(rest, self._offered(), options.paths, smtputf8=self._transaction.smtputf8)
         if options.max_recipients is not None and self._transaction.recipients >= options.max_recipients:
             raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
-        return self._ask(RcptTo(path, parameters.notify, parameters.original))
+        return self._ask(event)
 
     def _on_bdat(self, word: commands.Word, rest: str) -> Event | Signal:
         """Wanted or not, the octets behind BDAT are data and no commands: a refused chunk is eaten before its reply."""
         try:
-            chunk = _Chunk(*commands.parse_chunk(rest))
+            chunk = commands.parse_chunk(rest)
         except CommandError as exc:
             raise self._fail("the size of a chunk cannot be read", exc.reply) from exc
-        if chunk.octets > (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS:
-            raise self._fail("a chunk is too big to be skipped", catalogue.MESSAGE_TOO_BIG)
-        if (refusal := self._refusal_of(word, chunk)) is not None:
-            self._skip = _Skip(chunk, refusal, chunk.octets)
-            return self._next_skipped(self._skip)
-        self._chunk = chunk
-        if self._chunks is None:
+        try:
+            check_order(self.state, word, self.options.dialect, self._offered())
+        except CommandError as exc:
+            self._content = self._skipper(chunk, exc.reply, Refused.COMMAND)
+            return self.next_event()
+        chunks = self._transaction.chunks
+        if (refusal := self._transaction.refusal or self._too_big(chunk)) is not None:
+            self._content = self._skipper(chunk, refusal, Refused.MESSAGE)
+        elif chunks is not None:
+            chunks.begin(chunk)
+            self._content = chunks
+        else:
+            self._first_chunk = chunk
             return self._ask(DataBegun(DataCommand.BDAT))
-        self._chunks.begin(chunk.octets, chunk.order)
         return self.next_event()
 
-    def _refusal_of(self, word: commands.Word, chunk: _Chunk) -> Reply | None:
-        try:
-            check_order(self.state, word, self.options)
-        except CommandError as exc:
-            return exc.reply
-        if self.state is State.CHUNKS_REFUSED:
-            return catalogue.CHUNKS_REFUSED
-        limit = self.options.max_message_octets
-        octets = chunk.octets + (0 if self._judge is None else self._judge.octets)
-        return catalogue.MESSAGE_TOO_BIG if limit is not None and octets > limit else None
+    def _too_big(self, chunk: Chunk) -> Reply | None:
+        chunks, limit = self._transaction.chunks, self.options.max_message_octets
+        octets = chunk.octets + (0 if chunks is None else chunks.octets)
+        return catalogue.MESSAGE_TOO_BIG if octets > (_MAX_OCTETS if limit is None else limit) else None
 
 
 _TRANSACTION_STATES: Final = frozenset({State.MAIL, State.RCPT, State.DATA, State.CHUNKING, State.CHUNKS_REFUSED})

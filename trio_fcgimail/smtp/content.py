@@ -3,16 +3,21 @@
 By DATA only CR LF ``.`` CR LF ends it, or ``.`` CR LF at its very start (RFC 5321 4.1.1.4, 4.5.2). Whatever looks like
 it, LF ``.`` LF, CR ``.`` CR and their kin (SMTP smuggling, CVE-2023-51764 and its family), stays data: the search below
 knows no other mark. By BDAT octets are counted (RFC 3030 2). No line is ever held in memory, so none can be too long.
+
+Three readers take octets out of the buffer, one at a time: ``read`` until it returns nothing, then ask ``ended``.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, assert_never, final
+from typing import Final, Literal, assert_never, final
 
 from trio_fcgimail.smtp.buffer import ReceiveBuffer
 from trio_fcgimail.smtp.options import BareNewline
+from trio_fcgimail.smtp.replies import Reply
+from trio_fcgimail.smtp.state import Verb
 
 _END: Final = b"\r\n.\r\n"
 _PARTS_OF_END: Final = (
@@ -33,7 +38,7 @@ class Newlines(Enum):
     BINARY = "nothing: BODY=BINARYMIME (RFC 3030 3)"
 
 
-class Phase(Enum):
+class _Phase(Enum):
     """How far the data are."""
 
     START = "nothing came yet: a dot here stands at the start of a line"
@@ -110,11 +115,16 @@ class ContentJudge:
 class DataReader:
     """Takes the data behind DATA out of the buffer."""
 
-    __slots__ = ("_judge", "phase")
+    __slots__ = ("_phase", "judge")
 
     def __init__(self, judge: ContentJudge) -> None:
-        self._judge = judge
-        self.phase = Phase.START
+        self.judge = judge
+        self._phase = _Phase.START
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the data was seen."""
+        return self._phase is _Phase.ENDED
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
         """Take what can be taken.
@@ -126,57 +136,68 @@ class DataReader:
         Raises:
             HopelessContentError: reading on makes no sense.
         """
-        if self.phase is Phase.START:
+        if self._phase is _Phase.START:
             self._begin(buffer)
-        if self.phase is not Phase.BODY:
+        if self._phase is not _Phase.BODY:
             return b""
         end = buffer.find(_END)
         if end is not None:
             raw = buffer.take(end + 2)
             buffer.drop(3)
-            self.phase = Phase.ENDED
+            self._phase = _Phase.ENDED
         else:
             kept = next((len(part) for part in _PARTS_OF_END if buffer.endswith(part)), 0)
             raw = buffer.take(len(buffer) - kept)
-        return self._judge.judge(raw.replace(b"\r\n.", b"\r\n"))
+        return self.judge.judge(raw.replace(b"\r\n.", b"\r\n"))
 
     def _begin(self, buffer: ReceiveBuffer) -> None:
         """Before the first octet we stand at the start of a line without a CRLF to show for it."""
         if buffer.startswith(b".\r\n"):
             buffer.drop(3)
-            self.phase = Phase.ENDED
+            self._phase = _Phase.ENDED
         elif not buffer.is_prefix_of(b".\r\n"):
             if buffer.startswith(b"."):
                 buffer.drop(1)
-            self.phase = Phase.BODY
+            self._phase = _Phase.BODY
 
 
-class ChunkOrder(Enum):
-    """Whether more chunks may follow (RFC 3030 2)."""
+@final
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A BDAT command: how many octets follow, and whether they are the last of the message (RFC 3030 2)."""
 
-    MORE = "BDAT"
-    LAST = "BDAT LAST"
+    octets: int
+    verb: Literal[Verb.BDAT, Verb.BDAT_LAST]
 
 
 @final
 class ChunkReader:
-    """Takes the chunks of BDAT out of the buffer, all those of one message."""
+    """Takes the chunks of one message out of the buffer."""
 
-    __slots__ = ("_held", "_judge", "left", "order")
+    __slots__ = ("_held", "_left", "chunk", "judge")
 
-    def __init__(self, judge: ContentJudge) -> None:
-        self._judge = judge
+    def __init__(self, judge: ContentJudge, first: Chunk) -> None:
+        self.judge = judge
         self._held = b""  # a CR at the end of a chunk, whose LF may begin the next one
-        self.left = 0  # octets of the chunk under way that are still to come
-        self.order = ChunkOrder.MORE
+        self.begin(first)
 
-    def begin(self, octets: int, order: ChunkOrder) -> None:
+    def begin(self, chunk: Chunk) -> None:
         """Another BDAT was read."""
-        self.left = octets
-        self.order = order
+        self.chunk = chunk
+        self._left = chunk.octets
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole chunk was taken."""
+        return not self._left
+
+    @property
+    def octets(self) -> int:
+        """Of content taken so far."""
+        return self.judge.octets + len(self._held)
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
-        """Take what can be taken of the chunk under way; ``left`` says whether that was the rest of it.
+        """Take what can be taken of the chunk under way.
 
         Returns:
             Content; empty when more is needed or when the message will be refused anyway. No piece ever ends between a
@@ -185,9 +206,51 @@ class ChunkReader:
         Raises:
             HopelessContentError: reading on makes no sense.
         """
-        taken = buffer.take(min(self.left, len(buffer)))
-        self.left -= len(taken)
+        taken = buffer.take(min(self._left, len(buffer)))
+        self._left -= len(taken)
         raw = self._held + taken
-        ends = not self.left and self.order is ChunkOrder.LAST
-        self._held = b"\r" if raw.endswith(b"\r") and not ends else b""
-        return self._judge.judge(raw[: len(raw) - len(self._held)])
+        is_over = self.ended and self.chunk.verb is Verb.BDAT_LAST
+        self._held = b"\r" if raw.endswith(b"\r") and not is_over else b""
+        return self.judge.judge(raw[: len(raw) - len(self._held)])
+
+
+class Refused(Enum):
+    """What the refusal of a chunk is about."""
+
+    COMMAND = "the command: it changes nothing"
+    MESSAGE = "the message: it has come to nothing, with all its chunks"
+
+
+@final
+class ChunkSkipper:
+    """Throws a chunk away that nobody wants, before its refusal is said: its octets are data and no commands.
+
+    Args:
+        reply: the refusal.
+        most_octets: a chunk of more is not waited for.
+    """
+
+    __slots__ = ("_left", "_most_octets", "chunk", "refused", "reply")
+
+    def __init__(self, chunk: Chunk, reply: Reply, refused: Refused, most_octets: int) -> None:
+        self.chunk = chunk
+        self.reply = reply
+        self.refused = refused
+        self._most_octets = most_octets
+        self._left = chunk.octets
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole chunk is gone."""
+        return not self._left
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Throw away what can be; there is never anything to pass on.
+
+        Raises:
+            HopelessContentError: the chunk is too big to be waited for.
+        """
+        if self._left > self._most_octets:
+            raise HopelessContentError(Fault.TOO_BIG)
+        self._left -= buffer.drop(self._left)
+        return b""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from trio_fcgimail.smtp import catalogue
 from trio_fcgimail.smtp.events import Answerable, Connected, DataBegun, Hello, MailFrom, MessageEnd, RcptTo
 from trio_fcgimail.smtp.options import Extension, GreetingWord, ServerOptions
 from trio_fcgimail.smtp.replies import Reply
+
+_MAX_LIMIT: Final = 999_999  # RFC 9422 5: the values have six digits at most
 
 
 def default_reply(event: Answerable, options: ServerOptions) -> Reply:
@@ -37,9 +39,9 @@ def _keyword(extension: Extension, options: ServerOptions) -> str:
     match extension:
         case Extension.SIZE if options.max_message_octets is not None:
             return f"SIZE {options.max_message_octets}"  # RFC 1870 4
-        case Extension.LIMITS:  # RFC 9422 4
+        case Extension.LIMITS:
             limits = (("MAILMAX", options.max_messages), ("RCPTMAX", options.max_recipients))
-            words = [f"{name}={limit}" for name, limit in limits if limit is not None]
+            words = [f"{name}={limit}" for name, limit in limits if limit is not None and limit <= _MAX_LIMIT]
             return " ".join(["LIMITS", *words]) if words else ""
         case _:
             return str(extension.value)

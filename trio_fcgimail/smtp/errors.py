@@ -17,7 +17,7 @@ class LocalProtocolError(ProtocolError):
 
 
 class RemoteProtocolError(ProtocolError):
-    """The client's stream can no longer be followed. Write ``to_send``, the ``reply`` encoded, then close the connection."""
+    """The client's stream can no longer be followed. Write ``to_send``, the encoded ``reply``, and close."""
 
     def __init__(self, message: str, *, reply: Reply, to_send: bytes) -> None:
         super().__init__(message)

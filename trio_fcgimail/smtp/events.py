@@ -35,6 +35,15 @@ class DataCommand(Enum):
     BDAT = "BDAT"
 
 
+class Waiting(Enum):
+    """What the core waits for, so that the embedder can choose a deadline; the core knows no clock."""
+
+    COMMAND = "a command"
+    DATA = "the data of a message"
+    ANSWER = "the embedder"
+    NOTHING = "nothing, it is closed"
+
+
 class CloseReason(Enum):
     """Why there is nothing more to come."""
 
@@ -88,7 +97,8 @@ class DataBegun:
     """DATA, or the first BDAT, with at least one accepted recipient: the message begins.
 
     accept() sends 354 to DATA (RFC 5321 4.1.1.4) and nothing to BDAT (RFC 3030 2), which is answered once its octets
-    were read. After reject() of a BDAT its octets are thrown away, and MessageRefused brings the reply.
+    were read. After reject() of a BDAT its octets are thrown away, and MessageRefused brings the reply; one of 421 or 521
+    is sent at once.
     """
 
     by: DataCommand
@@ -97,7 +107,7 @@ class DataBegun:
 @final
 @dataclass(frozen=True, slots=True)
 class MessageChunk:
-    """A piece of the message: dots unstuffed, CRLF kept and never split. Needs no answer."""
+    """A piece of the message: dots unstuffed (DATA), CRLF kept and never split. Needs no answer."""
 
     data: bytes
 
@@ -115,7 +125,7 @@ class MessageEnd:
 class MessageRefused:
     """The message was read and refused, by the core or by a rejected DataBegun. Forget it and its envelope.
 
-    With BDAT the client may go on sending chunks, each of which is refused in the same way, up to LAST or RSET.
+    With BDAT the client may go on sending chunks, each of which is refused by the same reply, up to LAST or RSET.
     """
 
     reply: Reply

@@ -8,7 +8,7 @@ from typing import Final
 from trio_fcgimail.smtp import catalogue
 from trio_fcgimail.smtp.commands import Word
 from trio_fcgimail.smtp.errors import CommandError
-from trio_fcgimail.smtp.options import Extension, ServerOptions
+from trio_fcgimail.smtp.options import Dialect, Extension
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.state import State, Verb, is_legal
 
@@ -29,16 +29,16 @@ _EXTENSION_OF: Final[Mapping[Verb, Extension]] = {Verb.BDAT: Extension.CHUNKING}
 _NEVER_OFFERED: Final = frozenset({Verb.EXPN, Verb.STARTTLS, Verb.AUTH, Verb.XCLIENT})
 
 
-def check_order(state: State, word: Word, options: ServerOptions) -> None:
+def check_order(state: State, word: Word, dialect: Dialect, offered: frozenset[Extension]) -> None:
     """Raises CommandError when the command cannot come now, whatever its arguments."""
     verb = word.verb
-    unknown = verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in options.dialect.greetings)
+    unknown = verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in dialect.greetings)
     if state is State.REFUSED and verb is not Verb.QUIT:
         raise CommandError(catalogue.NO_SERVICE_HERE)
     if unknown:
         raise CommandError(catalogue.UNKNOWN_COMMAND)
     extension = _EXTENSION_OF.get(verb)
-    if verb in _NEVER_OFFERED or (extension is not None and extension not in options.extensions):
+    if verb in _NEVER_OFFERED or (extension is not None and extension not in offered):
         raise CommandError(catalogue.NOT_OFFERED)
     if not is_legal(state, verb):
         raise CommandError(_BAD_SEQUENCE.get((state, verb), catalogue.BAD_SEQUENCE))

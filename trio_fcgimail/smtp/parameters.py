@@ -14,8 +14,13 @@ from trio_fcgimail.smtp.options import Extension
 
 MAX_ENVID_OCTETS: Final = 100  # RFC 3461 4.4
 MAX_ORCPT_OCTETS: Final = 500  # RFC 3461 4.2
-_XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})*")  # RFC 3461 4
-_HEXCHAR: Final = re.compile(r"\+([0-9A-F]{2})")
+
+# RFC 3461 4. What it stands for must be printable ASCII (4.2, 4.4): nothing else fits a field or a header.
+_XCHAR: Final = r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]"
+_HEXCHAR: Final = r"\+([2-6][0-9A-F]|7[0-9A-E])"
+_XTEXT: Final = re.compile(rf"(?:{_XCHAR}|{_HEXCHAR})*")
+_UNITEXT: Final = re.compile(rf"(?:{_XCHAR}|{_HEXCHAR}|[^\x00-\x7f])*")  # RFC 6533 3; the grammar bars its controls
+_ENCODED: Final = re.compile(_HEXCHAR)
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")  # an atom
 
 
@@ -46,11 +51,12 @@ class DsnNotify(Enum):
 @final
 @dataclass(frozen=True, slots=True)
 class OriginalRecipient:
-    """The value of ORCPT= (RFC 3461 4.2).
+    r"""The value of ORCPT= (RFC 3461 4.2).
 
     Args:
         address_type: such as ``rfc822``, as the client wrote it.
-        address: printable ASCII, decoded from xtext (or from the utf-8 address type's form, left as it is).
+        address: decoded from xtext, printable ASCII; that of the type ``utf-8`` may be UTF-8, and its ``\x{...}``
+            stands as it came (RFC 6533 3).
     """
 
     address_type: str
@@ -107,17 +113,18 @@ def read_rcpt_parameters(text: str, extensions: frozenset[Extension]) -> RcptPar
 
 _Parameters = TypeVar("_Parameters")
 _Setter = Callable[[_Parameters, str, frozenset[Extension]], _Parameters]
+_Known = Mapping[str, tuple[frozenset[Extension], _Setter[_Parameters]]]  # any of the extensions brings the parameter
 
 
 def _read(
     result: _Parameters,
-    known: Mapping[str, tuple[Extension, _Setter[_Parameters]]],
+    known: _Known[_Parameters],
     text: str,
     extensions: frozenset[Extension],
 ) -> _Parameters:
     for keyword, value in split_parameters(text).items():
-        extension, setter = known.get(keyword, (None, None))
-        if setter is None or extension not in extensions:
+        needed, setter = known.get(keyword, (frozenset(), None))
+        if setter is None or not needed & extensions:
             raise CommandError(catalogue.UNKNOWN_PARAMETER)
         if (value is None) != (keyword in _WITHOUT_VALUE):
             raise CommandError(catalogue.BAD_PARAMETER_VALUE)
@@ -136,7 +143,7 @@ def _size(known: MailParameters, value: str, _extensions: frozenset[Extension]) 
 
 def _body(known: MailParameters, value: str, extensions: frozenset[Extension]) -> MailParameters:
     body = BodyType(grammar.fold(value))
-    if body is BodyType.BINARY_MIME and Extension.BINARYMIME not in extensions:
+    if _EXTENSION_OF_BODY.get(body, Extension.EIGHT_BIT_MIME) not in extensions:
         raise ValueError(value)
     return replace(known, body=body)
 
@@ -150,7 +157,9 @@ def _ret(known: MailParameters, value: str, _extensions: frozenset[Extension]) -
 
 
 def _envid(known: MailParameters, value: str, _extensions: frozenset[Extension]) -> MailParameters:
-    return replace(known, envelope_id=_decode_xtext(value, MAX_ENVID_OCTETS))
+    if len(value) > MAX_ENVID_OCTETS:
+        raise ValueError(value)
+    return replace(known, envelope_id=_decode_xtext(value, _XTEXT))
 
 
 def _notify(known: RcptParameters, value: str, _extensions: frozenset[Extension]) -> RcptParameters:
@@ -163,30 +172,26 @@ def _notify(known: RcptParameters, value: str, _extensions: frozenset[Extension]
 
 def _orcpt(known: RcptParameters, value: str, _extensions: frozenset[Extension]) -> RcptParameters:
     address_type, semicolon, address = value.partition(";")
-    if not semicolon or not _ADDRESS_TYPE.fullmatch(address_type) or not address:
+    if len(value.encode()) > MAX_ORCPT_OCTETS or not semicolon or not _ADDRESS_TYPE.fullmatch(address_type):
         raise ValueError(value)
-    return replace(known, original=OriginalRecipient(address_type, _decode_xtext(address, MAX_ORCPT_OCTETS)))
+    grammar_of_address = _UNITEXT if grammar.fold(address_type) == "UTF-8" else _XTEXT
+    return replace(known, original=OriginalRecipient(address_type, _decode_xtext(address, grammar_of_address)))
 
 
-def _decode_xtext(text: str, limit: int) -> str:
-    """Decode xtext (RFC 3461 4). What it stands for must be printable ASCII: nothing else fits a field or a header."""
-    if len(text) > limit or not _XTEXT.fullmatch(text):
+def _decode_xtext(text: str, form: re.Pattern[str]) -> str:
+    if not text or not form.fullmatch(text):
         raise ValueError(text)
-    decoded = _HEXCHAR.sub(lambda found: chr(int(found[1], 16)), text)
-    if not (decoded.isascii() and decoded.isprintable()):
-        raise ValueError(text)
-    return decoded
+    return _ENCODED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 _WITHOUT_VALUE: Final = frozenset({"SMTPUTF8"})
-_MAIL: Final[Mapping[str, tuple[Extension, _Setter[MailParameters]]]] = {
-    "SIZE": (Extension.SIZE, _size),
-    "BODY": (Extension.EIGHT_BIT_MIME, _body),
-    "SMTPUTF8": (Extension.SMTPUTF8, _smtputf8),
-    "RET": (Extension.DSN, _ret),
-    "ENVID": (Extension.DSN, _envid),
+_EXTENSION_OF_BODY: Final = {BodyType.BINARY_MIME: Extension.BINARYMIME}
+_DSN: Final = frozenset({Extension.DSN})
+_MAIL: Final[_Known[MailParameters]] = {
+    "SIZE": (frozenset({Extension.SIZE}), _size),
+    "BODY": (frozenset({Extension.EIGHT_BIT_MIME, Extension.BINARYMIME}), _body),
+    "SMTPUTF8": (frozenset({Extension.SMTPUTF8}), _smtputf8),
+    "RET": (_DSN, _ret),
+    "ENVID": (_DSN, _envid),
 }
-_RCPT: Final[Mapping[str, tuple[Extension, _Setter[RcptParameters]]]] = {
-    "NOTIFY": (Extension.DSN, _notify),
-    "ORCPT": (Extension.DSN, _orcpt),
-}
+_RCPT: Final[_Known[RcptParameters]] = {"NOTIFY": (_DSN, _notify), "ORCPT": (_DSN, _orcpt)}
