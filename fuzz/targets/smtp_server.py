@@ -187,7 +187,7 @@ class Session:
                 self._answer(event)
             case MessageChunk(data=data):
                 assert data
-                assert not (self._chunks and self._chunks[-1].endswith(b"\r")), "only the last piece may end in CR"
+                assert (b"".join(self._chunks[-1:])[-1:], data[:1]) != (b"\r", b"\n"), "a CRLF was split"
                 assert self._body is BodyType.BINARY_MIME or not data.endswith(b"\r"), "a CRLF may have been split"
                 self._chunks.append(data)
             case MessageRefused(reply=reply, to_send=to_send):

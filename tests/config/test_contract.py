@@ -29,6 +29,7 @@ CONTRACT = {
     "listeners.proxy_protocol_from": '["10.0.0.0/8"]',
     "listeners.xclient_from": "[]",
     "listeners.bare_newline": '"reject"',
+    "listeners.lenient_paths": "false",
     "listeners.require_auth": "false",
     "listeners.auth_any_recipient": "false",
     "limits.message_octets": "26214400",

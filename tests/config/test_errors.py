@@ -11,7 +11,10 @@ _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
 _HOST = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
 _LISTEN = '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)'
-_KEYWORDS = '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"'
+_KEYWORDS = (
+    '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
+    '"DSN", "LIMITS"; BINARYMIME only beside CHUNKING'
+)
 
 
 def _case(text: str, *lines: str, why: str) -> object:
@@ -137,6 +140,19 @@ REFUSED = [
     ),
     _case(_TCP + "extensions = [1]", f"listeners[0].extensions: found [1], expected {_KEYWORDS}", why="keyword-type"),
     _case(
+        _TCP + 'extensions = ["SIZE", "BINARYMIME"]',
+        f'listeners[0].extensions: found ["SIZE", "BINARYMIME"], expected {_KEYWORDS}',
+        why="binarymime-without-chunking",
+    ),
+    _case(
+        _TCP + 'lenient_paths = "yes"',
+        'listeners[0].lenient_paths: found "yes", expected true or false',
+        why="flag-as-text",
+    ),
+    _case(
+        _TCP + "lenient_paths = 1", "listeners[0].lenient_paths: found 1, expected true or false", why="flag-as-number"
+    ),
+    _case(
         _TCP + 'mode = "0660"',
         'listeners[0].mode: found "0660", expected it only beside the address of a unix socket',
         why="mode-of-tcp",
@@ -189,7 +205,7 @@ def _later(text: str, key: str, found: str, expected: str) -> object:
     )
 
 
-_LATER_KEYWORDS = "AUTH, BINARYMIME, CHUNKING, DSN, LIMITS, REQUIRETLS, STARTTLS, XCLIENT"
+_LATER_KEYWORDS = "AUTH, REQUIRETLS, STARTTLS, XCLIENT"
 
 LATER = [
     _later("workers = 2", "workers", "2", "1 (several processes"),

@@ -9,6 +9,7 @@ from tests.config.support import read
 from trio_fcgimail.config import (
     AllowedHosts,
     BareNewline,
+    Extension,
     FastcgiSettings,
     LimitSettings,
     LineEnds,
@@ -37,6 +38,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
                 protocol=Protocol.SMTP,
                 extensions="all",
                 bare_newline=BareNewline.REJECT,
+                lenient_paths=False,
                 mode=None,
                 group=None,
             ),
@@ -119,7 +121,19 @@ def test_value_becomes_attribute(text: str, attribute: str, value: object) -> No
 
 LISTENERS = [
     pytest.param(_listener(""), "extensions", "all", id="all-extensions"),
-    pytest.param(_listener('extensions = ["size", "SIZE", "8BITMIME"]'), "extensions", ("SIZE", "8BITMIME"), id="some"),
+    pytest.param(
+        _listener('extensions = ["size", "SIZE", "8BITMIME"]'),
+        "extensions",
+        (Extension.SIZE, Extension.EIGHT_BIT_MIME),
+        id="some",
+    ),
+    pytest.param(
+        _listener('extensions = ["CHUNKING", "BinaryMIME", "DSN", "LIMITS"]'),
+        "extensions",
+        (Extension.CHUNKING, Extension.BINARYMIME, Extension.DSN, Extension.LIMITS),
+        id="chunks-and-notifications",
+    ),
+    pytest.param(_listener("lenient_paths = true"), "lenient_paths", True, id="lenient-paths"),
     pytest.param(_listener("extensions = []"), "extensions", (), id="no-extensions"),
     pytest.param(_listener('bare_newline = "close"'), "bare_newline", BareNewline.CLOSE, id="close"),
     pytest.param(_listener('bare_newline = "normalize"'), "bare_newline", BareNewline.NORMALIZE, id="normalize"),

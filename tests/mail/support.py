@@ -8,8 +8,17 @@ from typing import Final
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from trio_fcgimail.mail import Envelope, Peer, Session
-from trio_fcgimail.smtp import BodyType, GreetingWord, LocalProtocolError, Mailbox, grammar
+from trio_fcgimail.mail import DsnWish, Envelope, Peer, Session
+from trio_fcgimail.smtp import (
+    BodyType,
+    DsnNotify,
+    DsnReturn,
+    GreetingWord,
+    LocalProtocolError,
+    Mailbox,
+    OriginalRecipient,
+    grammar,
+)
 
 ALICE: Final = Mailbox("alice", "example.net")
 BOB: Final = Mailbox("bob", "example.com")
@@ -26,6 +35,9 @@ def envelope(
     helo: str = "client.example",
     body_type: BodyType | None = None,
     smtputf8: bool = False,
+    dsn_wishes: tuple[DsnWish, ...] = (),
+    dsn_return: DsnReturn | None = None,
+    envelope_id: str | None = None,
 ) -> Envelope:
     """An envelope, with what a test does not care about filled in."""
     return Envelope(
@@ -35,6 +47,9 @@ def envelope(
         recipients=recipients,
         body_type=body_type,
         smtputf8=smtputf8,
+        dsn_wishes=dsn_wishes or (DsnWish(),) * len(recipients),
+        dsn_return=dsn_return,
+        envelope_id=envelope_id,
     )
 
 
@@ -68,11 +83,25 @@ def peers() -> st.SearchStrategy[Peer]:
     return st.just(Peer("", 0)) | st.builds(Peer, addresses, st.integers(1, 65_535))
 
 
+_PRINTABLE: Final = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=20)
+
+
+def dsn_wishes() -> st.SearchStrategy[DsnWish]:
+    """Any parameters of one RCPT."""
+    notify = st.frozensets(st.sampled_from(sorted(set(DsnNotify) - {DsnNotify.NEVER}, key=str)))
+    original = st.builds(OriginalRecipient, st.sampled_from(["rfc822", "utf-8"]), _PRINTABLE | st.just("b\u00fcb"))
+    return st.builds(DsnWish, notify | st.just(frozenset({DsnNotify.NEVER})), st.none() | original)
+
+
 @st.composite
 def envelopes(draw: st.DrawFn) -> Envelope:
     """Any envelope of a few recipients."""
+    recipients = draw(st.lists(mailboxes(), max_size=3))
     return envelope(
-        *draw(st.lists(mailboxes(), max_size=3)),
+        *recipients,
+        dsn_wishes=tuple(draw(dsn_wishes()) for _ in recipients),
+        dsn_return=draw(st.none() | st.sampled_from(DsnReturn)),
+        envelope_id=draw(st.none() | _PRINTABLE),
         mail_from=draw(st.none() | mailboxes()),
         peer=draw(peers()),
         greeting=draw(st.sampled_from(GreetingWord)),

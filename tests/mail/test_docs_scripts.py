@@ -14,6 +14,7 @@ from trio_fcgimail.mail import (
     MAX_ANSWER_OCTETS,
     MAX_STDERR_OCTETS,
     Answer,
+    DsnWish,
     MailDigest,
     Meaning,
     Received,
@@ -27,12 +28,20 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
-from trio_fcgimail.smtp import BodyType, Mailbox
+from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, Mailbox, OriginalRecipient
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text()
 CONTENT: Final = b"Subject: Hi\r\n\r\nHello\r\n"
 MAIL: Final = envelope(BOB, CAROL)
-DECLARED: Final = envelope(BOB, CAROL, body_type=BodyType.EIGHT_BIT_MIME)
+WISH: Final = DsnWish(frozenset({DsnNotify.FAILURE, DsnNotify.DELAY}), OriginalRecipient("rfc822", "bob@example.org"))
+DECLARED: Final = envelope(
+    BOB,
+    CAROL,
+    body_type=BodyType.EIGHT_BIT_MIME,
+    dsn_wishes=(WISH, DsnWish()),
+    dsn_return=DsnReturn.HEADERS,
+    envelope_id="QQ314159",
+)
 
 
 def rows(head: str) -> Iterator[list[str]]:
@@ -59,8 +68,9 @@ def given_fields(stage: Stage) -> dict[str, str]:
             return dict(validate_fields(DECLARED, Mailbox("dave", "example.com")))
         case Stage.SAVE:
             fields = dict(save_fields(DECLARED, Received("Hi", digest(), 100)))
-            numbered = [fields.pop(name) for name in list(fields) if re.fullmatch(r"rcpt_to_\d+", name)]
-            return fields | {"body": "", "rcpt_to_N": numbered[0]}
+            first = {name[:-1] + "N": fields[name] for name in fields if re.fullmatch(r"rcpt_[a-z]+_0", name)}
+            others = {name: value for name, value in fields.items() if not re.fullmatch(r"rcpt_[a-z]+_\d+", name)}
+            return others | {"body": ""} | first
 
 
 FIELDS: Final = list(rows("| field | validate | save | type | example | meaning |"))
@@ -80,8 +90,9 @@ def test_each_field_is_there_with_a_true_example(stage: Stage) -> None:
 
 @STAGES
 def test_only_what_is_marked_may_be_missing(stage: Stage) -> None:
-    marked = {row[0].strip("`") for row in FIELDS if row[COLUMNS[stage]] == "with BODY"}
-    assert {row[COLUMNS[stage]] for row in FIELDS} == {"", "yes", "with BODY"}
+    marked = {row[0].strip("`") for row in FIELDS if row[COLUMNS[stage]].startswith("with ")}
+    parameters = {"BODY", "RET", "ENVID", *(("NOTIFY", "ORCPT") if stage is Stage.SAVE else ())}
+    assert {row[COLUMNS[stage]] for row in FIELDS} == {"", "yes", *(f"with {parameter}" for parameter in parameters)}
     without = save_fields(MAIL, Received("", "", 0)) if stage is Stage.SAVE else validate_fields(MAIL, BOB)
     assert {name for name in given_fields(stage) if name not in dict(without)} - {"body", "rcpt_to_N"} == marked
 

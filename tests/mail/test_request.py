@@ -13,20 +13,22 @@ from hypothesis import strategies as st
 from tests.mail.support import ALICE, BOB, CAROL, QUEUE_ID, envelope, envelopes, mailboxes
 from trio_fcgimail.fastcgi import ClientConnection, decode_pairs
 from trio_fcgimail.mail import (
+    DsnWish,
     Envelope,
     Peer,
     Received,
     encode_fields,
     get_parameters,
     has_room,
+    octets_of,
     post_parameters,
-    recipient_octets,
+    recipient_fields,
     save_fields,
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
 from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS, query_string
-from trio_fcgimail.smtp import BodyType, GreetingWord, Mailbox
+from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, GreetingWord, Mailbox, OriginalRecipient
 
 HOST: Final = "mx.example.com"
 SCRIPT: Final = "/srv/mail/validate.php"
@@ -77,6 +79,32 @@ def test_fields_of_save() -> None:
         ("tls_on", "false"),
         ("with", "UTF8LMTP"),
     ]
+
+
+def test_fields_of_dsn() -> None:
+    """RFC 3461: each where it was given, words in one order whatever the client's."""
+    wishes = (
+        DsnWish(),
+        DsnWish(frozenset({DsnNotify.SUCCESS, DsnNotify.DELAY, DsnNotify.FAILURE})),
+        DsnWish(frozenset({DsnNotify.NEVER}), OriginalRecipient("rfc822", "c d@x")),
+    )
+    mail = envelope(BOB, BOB, CAROL, dsn_wishes=wishes, dsn_return=DsnReturn.HEADERS, envelope_id="QQ 1")
+    given = dict(save_fields(mail, RECEIVED))
+    assert {name: value for name, value in given.items() if "dsn" in name or "notify" in name or "orcpt" in name} == {
+        "dsn_envid": "QQ 1",
+        "dsn_ret": "HDRS",
+        "rcpt_notify_1": "DELAY,FAILURE,SUCCESS",
+        "rcpt_notify_2": "NEVER",
+        "rcpt_orcpt_2": "rfc822;c d@x",
+    }
+    given = dict(validate_fields(mail, BOB))
+    assert (given["dsn_ret"], given["dsn_envid"]) == ("HDRS", "QQ 1")
+
+
+@pytest.mark.parametrize("number", [0, 7, 123])
+def test_octets_of_fields_are_those_of_the_form(number: int) -> None:
+    fields = recipient_fields(number, BOB, DsnWish(frozenset(DsnNotify), OriginalRecipient("utf-8", "\u00fc")))
+    assert octets_of(fields) == sum(len(f"{name}={value}&".encode()) for name, value in fields)
 
 
 @given(envelopes(), mailboxes())
@@ -138,7 +166,7 @@ def test_the_longest_of_everything_is_a_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipients", "octets", "fits"),
+    ("fields", "octets", "fits"),
     [
         pytest.param(0, 0, True, id="nothing"),
         pytest.param(860, 0, True, id="last-field"),
@@ -147,27 +175,40 @@ def test_the_longest_of_everything_is_a_request() -> None:
         pytest.param(1, 47_713, False, id="an-octet-too-many"),
     ],
 )
-def test_has_room_to_the_octet(recipients: int, octets: int, fits: bool) -> None:
-    assert has_room(recipients, octets) is fits
+def test_has_room_to_the_octet(fields: int, octets: int, fits: bool) -> None:
+    assert has_room(fields, octets) is fits
+
+
+ALL_WORDS: Final = frozenset(set(DsnNotify) - {DsnNotify.NEVER})
+LONG_WISH: Final = DsnWish(ALL_WORDS, OriginalRecipient("rfc822", "x" * 493))
 
 
 @pytest.mark.parametrize(
-    "recipient",
+    ("recipient", "wish", "at_least"),
     [
-        pytest.param(Mailbox("b", "c.example"), id="short"),
-        pytest.param(LONGEST, id="long"),
-        pytest.param(Mailbox("é" * 32, "ö.example"), id="utf-8"),
-        pytest.param(Mailbox('"' * 64, "c.example"), id="quoted"),
+        pytest.param(Mailbox("b", "c.example"), DsnWish(), 860, id="short"),
+        pytest.param(LONGEST, DsnWish(), 100, id="long"),  # the default of limits.recipients
+        pytest.param(Mailbox("é" * 32, "ö.example"), DsnWish(), 100, id="utf-8"),
+        pytest.param(Mailbox('"' * 64, "c.example"), DsnWish(), 100, id="quoted"),
+        pytest.param(Mailbox("b", "c.example"), DsnWish(ALL_WORDS), 430, id="notify"),
+        pytest.param(Mailbox("b", "c.example"), LONG_WISH, 80, id="orcpt"),
     ],
 )
-def test_what_has_room_keeps_to_the_limits(recipient: Mailbox) -> None:
+def test_what_has_room_keeps_to_the_limits(recipient: Mailbox, wish: DsnWish, at_least: int) -> None:
     """With the most recipients that ``has_room`` lets pass, and the longest of everything else."""
-    count = octets = 0
-    while has_room(count + 1, octets + recipient_octets(recipient)):
+    count = given = octets = 0
+    while has_room(
+        given + len(more := recipient_fields(count, recipient, wish)),
+        octets + octets_of(more),
+    ):
         count += 1
-        octets += recipient_octets(recipient)
+        given += len(more)
+        octets += octets_of(more)
     mail = envelope(
         *[recipient] * count,
+        dsn_wishes=(wish,) * count,
+        dsn_return=DsnReturn.FULL,
+        envelope_id="x" * 100,
         mail_from=LONGEST,
         helo="h" * 255,
         peer=Peer("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 65_535),
@@ -179,7 +220,7 @@ def test_what_has_room_keeps_to_the_limits(recipient: Mailbox) -> None:
     assert raw <= MAX_METADATA_OCTETS
     assert len(fields) + 1 <= MAX_FIELDS
     assert len(encode_fields(fields)) >= raw - 1
-    assert count >= 100  # the default of limits.recipients
+    assert count >= at_least
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.text(st.characters(exclude_categories=["Cs"]))), max_size=4))

@@ -15,6 +15,8 @@ from fuzz.targets.smtp_server import MAX_PIECE_OCTETS, Judge, cut, read_replies,
 from tests.smtp.support import LMTP_OPTIONS, OPTIONS
 from trio_fcgimail.smtp import Answerable, Connected, Reply, ServerOptions, catalogue
 
+MAX_MESSAGE_OCTETS: Final = 60_000  # more than all steps of a session that are not BIG_CHUNK
+
 
 class Step(Enum):
     """What a client does, in the words of the wire."""
@@ -24,6 +26,7 @@ class Step(Enum):
     LHLO = b"LHLO x\r\n"
     BAD_EHLO = b"EHLO (\r\n"
     MAIL = b"MAIL FROM:<a@b.c>\r\n"
+    BINARY_MAIL = b"MAIL FROM:<a@b.c> BODY=BINARYMIME\r\n"
     BAD_MAIL = b"MAIL FROM:<a@>\r\n"
     BIG_MAIL = b"MAIL FROM:<a@b.c> SIZE=99999999999\r\n"
     RCPT = b"RCPT TO:<d@e.f>\r\n"
@@ -34,23 +37,36 @@ class Step(Enum):
     NOOP = b"NOOP\r\n"
     VRFY = b"VRFY d\r\n"
     HELP = b"HELP\r\n"
-    BDAT = b"BDAT 6 LAST\r\nQUIT\r\n"
+    CHUNK = b"BDAT 6\r\nQUIT\r\n"
+    LAST_CHUNK = b"BDAT 6 LAST\r\nQUIT\r\n"
+    EMPTY_CHUNK = b"BDAT 0\r\n"
+    EMPTY_LAST_CHUNK = b"BDAT 0 LAST\r\n"
+    BARE_CHUNK = b"BDAT 3\r\na\nb"
+    BIG_CHUNK = b"BDAT 60001 LAST\r\n" + b"x" * 60_001
+    BAD_CHUNK = b"BDAT x\r\n"
     STARTTLS = b"STARTTLS\r\n"
     UNKNOWN = b"XYZZY\r\n"
     BARE_LF = b"NOOP\nNOOP\r\n"
-    LONG = b"x" * 3000 + b"\r\n"
+    LONG = b"x" * 2100 + b"\r\n"
     QUIT = b"QUIT\r\n"
     BODY = b"Subject: x\r\n\r\n..\r\n\r\n.\r\n"
     BARE_BODY = b"x\n.\n\r\n.\r\n"
 
 
 Codes = list[int]
+CHUNKS: Final = {  # and whether they are the last
+    Step.CHUNK: False,
+    Step.EMPTY_CHUNK: False,
+    Step.BARE_CHUNK: False,
+    Step.LAST_CHUNK: True,
+    Step.EMPTY_LAST_CHUNK: True,
+    Step.BIG_CHUNK: True,
+}
 GREETED = (Step.EHLO, Step.HELO, Step.LHLO)
 ANYWHERE: Final[Mapping[Step, int]] = {
     Step.NOOP: 250,
     Step.VRFY: 252,
     Step.HELP: 214,
-    Step.BDAT: 502,
     Step.STARTTLS: 502,
     Step.UNKNOWN: 500,
     Step.BARE_LF: 500,
@@ -71,15 +87,19 @@ VERDICTS: Final[Mapping[int, Reply | None]] = {
 @final
 @dataclass(slots=True)
 class Model:
-    """A server in RFC 5321's own words: whether a greeting came, a sender, how many recipients, and the data."""
+    """A server in the words of RFC 5321 and 3030: a greeting, a sender, how many recipients, and the data or chunks."""
 
     lmtp: bool
     verdicts: list[int]
     greeting: Step | None = None
     sender: bool = False
     recipients: int = 0
+    binary: bool = False
     data: bool = False
     bare: bool = False
+    big: int = 0
+    chunks: bool = False
+    refusal: int | None = None
     closed: bool = False
 
     def ask(self, accepted: int) -> int:
@@ -88,17 +108,44 @@ class Model:
         return accepted if code == 250 else code
 
     def forget(self) -> None:
-        self.sender, self.recipients, self.data, self.bare = False, 0, False, False
+        self.sender, self.recipients, self.binary, self.data = False, 0, False, False
+        self.bare, self.big, self.chunks, self.refusal = False, 0, False, None
 
     def codes(self, step: Step) -> Codes:
         if self.data:
-            self.bare = self.bare or step in (Step.BARE_LF, Step.BARE_BODY)
-            return self.end() if step in BODY_AS_COMMANDS else []  # any other step is data here
+            return self.more_data(step)
+        if step in CHUNKS:
+            return self.chunk(step)
         return BODY_AS_COMMANDS.get(step) or [self.code(step)]
+
+    def more_data(self, step: Step) -> Codes:
+        self.bare = self.bare or step in (Step.BARE_LF, Step.BARE_BODY, Step.BARE_CHUNK)
+        self.big += step is Step.BIG_CHUNK
+        if self.big > 1:
+            self.closed = True
+            return [552]
+        self.refusal = 552 if self.big else 550 if self.bare else None
+        return self.end() if step in BODY_AS_COMMANDS else []  # any other step is data here
+
+    def chunk(self, step: Step) -> Codes:
+        if self.greeting is Step.HELO:
+            return [502]
+        if not self.recipients:
+            return [503]
+        if self.refusal is None and step is Step.BIG_CHUNK:
+            self.refusal = 552
+        if self.refusal is None and not self.chunks:
+            code = self.ask(0)
+            if self.closed:
+                return [code]
+            self.chunks, self.refusal = True, code or None
+        if self.refusal is None and step is Step.BARE_CHUNK and not self.binary:
+            self.refusal = 550
+        return self.end() if CHUNKS[step] else [self.refusal or 250]
 
     def end(self) -> Codes:
         each = self.recipients if self.lmtp else 1
-        codes = [550] * each if self.bare else [self.ask(250) for _ in range(each)]
+        codes = [self.ask(250) for _ in range(each)] if self.refusal is None else [self.refusal] * each
         self.forget()
         return codes
 
@@ -108,10 +155,17 @@ class Model:
         if step is Step.QUIT:
             self.closed = True
             return 221
+        if step is Step.BAD_CHUNK:
+            self.closed = True
+            return 501
         if step is Step.RSET:
             self.forget()
             return 250
         return ANYWHERE.get(step) or self.transaction(step)
+
+    @property
+    def in_chunks(self) -> bool:
+        return self.chunks or self.refusal is not None
 
     def greet(self, step: Step) -> int:
         if (step is Step.LHLO) != self.lmtp:
@@ -125,17 +179,20 @@ class Model:
 
     def transaction(self, step: Step) -> int:
         match step:
-            case Step.MAIL | Step.BAD_MAIL | Step.BIG_MAIL if self.sender or self.greeting is None:
+            case Step.MAIL | Step.BINARY_MAIL | Step.BAD_MAIL | Step.BIG_MAIL if self.sender or self.greeting is None:
                 return 503
+            case Step.BINARY_MAIL if self.greeting is Step.HELO:
+                return 555
             case Step.BAD_MAIL:
                 return 501
             case Step.BIG_MAIL:
                 return 555 if self.greeting is Step.HELO else 552
-            case Step.MAIL:
+            case Step.MAIL | Step.BINARY_MAIL:
                 code = self.ask(250)
                 self.sender = code == 250
+                self.binary = self.sender and step is Step.BINARY_MAIL
                 return code
-            case Step.RCPT | Step.BAD_RCPT if not self.sender:
+            case Step.RCPT | Step.BAD_RCPT if not self.sender or self.in_chunks:
                 return 503
             case Step.BAD_RCPT:
                 return 501
@@ -143,10 +200,12 @@ class Model:
                 code = self.ask(250)
                 self.recipients += code == 250
                 return code
-            case Step.DATA | Step.BAD_DATA if not self.recipients:
+            case Step.DATA | Step.BAD_DATA if not self.recipients or self.in_chunks:
                 return 503
             case Step.BAD_DATA:
                 return 501
+            case Step.DATA if self.binary:
+                return 503
             case _:
                 code = self.ask(354)
                 self.data = code == 354
@@ -176,13 +235,25 @@ def expected(steps: list[Step], lmtp: bool, verdicts: list[int]) -> Codes:
 
 def without_limits(options: ServerOptions) -> ServerOptions:
     return ServerOptions(
-        hostname=options.hostname, dialect=options.dialect, max_bad_commands=None, max_refused_recipients=None
+        hostname=options.hostname,
+        dialect=options.dialect,
+        max_message_octets=MAX_MESSAGE_OCTETS,
+        max_bad_commands=None,
+        max_refused_recipients=None,
     )
 
 
 # A way through a whole mail, so that chance alone does not have to find it
 WAYS = st.sampled_from(
-    [[Step.EHLO], [Step.LHLO], [Step.MAIL, Step.RCPT], [Step.RCPT, Step.RCPT], [Step.DATA, Step.BODY]]
+    [
+        [Step.EHLO],
+        [Step.LHLO],
+        [Step.MAIL, Step.RCPT],
+        [Step.BINARY_MAIL, Step.RCPT],
+        [Step.RCPT, Step.RCPT],
+        [Step.DATA, Step.BODY],
+        [Step.CHUNK, Step.LAST_CHUNK],
+    ]
 )
 STEPS = st.lists(WAYS | st.sampled_from(Step).map(lambda step: [step]), max_size=14).map(
     lambda ways: [step for way in ways for step in way]
@@ -208,7 +279,8 @@ def test_session_answers_as_the_model(steps: list[Step], lmtp: bool, verdicts: l
 HEADERS = st.tuples(st.integers(0, 127), st.binary(min_size=6, max_size=6)).map(lambda it: bytes([it[0]]) + it[1])
 TOKENS = st.sampled_from(
     [
-        *(step.value for step in Step),
+        *(step.value for step in Step if step is not Step.BIG_CHUNK),
+        b"BDAT 5000\r\n" + b"x" * 5000,
         b"\r",
         b"\n",
         b".",

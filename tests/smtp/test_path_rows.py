@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.smtp.support import ALL, EHLO, OPTIONS, Cut, Row, in_state
-from trio_fcgimail.smtp import BodyType, Extension, Mailbox, MailFrom, RcptTo, State
+from trio_fcgimail.smtp import BodyType, Extension, Mailbox, MailFrom, Paths, RcptTo, State
 
 OK, BAD = "250 2.1.0", "501 5.1.7"
 READY, MAILED, RCPTED = State.READY, State.MAIL, State.RCPT
@@ -17,6 +17,7 @@ DOMAIN_191: Final = b".".join([b"x" * 47] * 4)  # 191 octets: with a local part 
 LIMIT: Final = 26_214_400
 NO_SIZE: Final = replace(OPTIONS, extensions=ALL - {Extension.SIZE})
 NO_UTF8: Final = replace(OPTIONS, extensions=ALL - {Extension.SMTPUTF8})
+LENIENT: Final = replace(OPTIONS, paths=Paths.LENIENT)
 NO_LIMIT: Final = replace(OPTIONS, max_message_octets=None)
 
 
@@ -29,6 +30,12 @@ def rcpt(name: str, argument: bytes, reply: str, why: str) -> Row:
     """A row of RCPT after a MAIL without SMTPUTF8."""
     taken = reply == "250 2.1.5"
     return Row("rcpt-" + name, MAILED, b"RCPT " + argument + b"\r\n", reply, RCPTED if taken else MAILED, why)
+
+
+def lenient(name: str, start: State, line: bytes, reply: str, why: str) -> Row:
+    """A row where brackets may be missing."""
+    end = {OK: MAILED, "250 2.1.5": RCPTED}.get(reply, start)
+    return Row("lenient-" + name, start, line + b"\r\n", reply, end, why, LENIENT)
 
 
 PATHS = [
@@ -148,7 +155,34 @@ OTHER_OPTIONS = [
         "MAIL FROM:<> SMTPUTF8\r\nRSET\r\nMAIL FROM:<>\r\nRCPT TO:<\u00fc@b.c>\r\n".encode(),
         f"{OK} | 250 2.0.0 | {OK} | 553 5.6.7", MAILED, "RFC 6531 3.4: of one transaction"),
 ]  # fmt: skip
-ROWS = [*PATHS, *PARAMETERS, *OTHER_OPTIONS]
+LENIENT_PATHS = [
+    lenient("mail-bare", READY, b"MAIL FROM:a@example.net", OK, "row 69"),
+    lenient("mail-bare-blank", READY, b"MAIL FROM: a@example.net", OK, "what printers say"),
+    lenient(
+        "mail-bare-parameter", READY, b"MAIL FROM:a@example.net SIZE=1 BODY=8BITMIME", OK, "the path ends at a blank"
+    ),
+    lenient("mail-bare-bad-parameter", READY, b"MAIL FROM:a@example.net FOO", "555 5.5.4", "row 63"),
+    lenient("mail-bracketed", READY, b"MAIL FROM:<a@example.net> SIZE=1", OK, "as ever"),
+    lenient("mail-null", READY, b"MAIL FROM:<>", OK, "as ever"),
+    lenient("mail-nothing", READY, b"MAIL FROM:", BAD, "no path at all"),
+    lenient("mail-only-parameter", READY, b"MAIL FROM: SIZE=1", BAD, "no path at all"),
+    lenient("mail-unclosed", READY, b"MAIL FROM:<a@example.net", BAD, "half a pair of brackets is none"),
+    lenient("mail-unopened", READY, b"MAIL FROM:a@example.net>", BAD, "as above"),
+    lenient("mail-no-domain", READY, b"MAIL FROM:a", BAD, "RFC 5321 4.1.2"),
+    lenient("mail-two-at", READY, b"MAIL FROM:a@b@example.net", BAD, "RFC 5321 4.1.2"),
+    lenient("mail-too-long", READY, b"MAIL FROM:" + b"x" * 63 + b"@" + DOMAIN_191, BAD, "RFC 5321 4.5.3.1.3"),
+    lenient("mail-utf8", READY, "MAIL FROM:\u00fc@b.c".encode(), "553 5.6.7", "row 80"),
+    lenient("mail-quoted", READY, b'MAIL FROM:"a.b"@example.net', OK, "RFC 5321 4.1.2"),
+    lenient("mail-quoted-blank", READY, b'MAIL FROM:"a b"@example.net', "501 5.5.4", "a blank needs brackets"),
+    lenient("mail-no-colon", READY, b"MAIL FROM a@example.net", "501 5.5.4", "RFC 5321 4.1.1.2"),
+    lenient("rcpt-bare", MAILED, b"RCPT TO:bob@example.com", "250 2.1.5", "row 69"),
+    lenient("rcpt-bare-postmaster", MAILED, b"RCPT TO:postmaster", "250 2.1.5", "RFC 5321 4.5.1"),
+    lenient("rcpt-bare-notify", MAILED, b"RCPT TO:bob@example.com NOTIFY=NEVER", "250 2.1.5", "as above"),
+    lenient("rcpt-null", MAILED, b"RCPT TO:<>", "501 5.1.3", "row 59"),
+    lenient("rcpt-nothing", MAILED, b"RCPT TO:", "501 5.1.3", "no path at all"),
+    lenient("rcpt-display-name", MAILED, b"RCPT TO:Bob <bob@example.com>", "501 5.5.4", "no path of RFC 5321"),
+]
+ROWS = [*PATHS, *PARAMETERS, *OTHER_OPTIONS, *LENIENT_PATHS]
 
 
 @pytest.mark.parametrize("how", Cut, ids=attrgetter("name"))

@@ -154,7 +154,8 @@ ROWS = [
         "250 2.0.0 | 250 2.1.0 | 250 2.1.5 | 250 2.1.5 | 250 2.0.0", RCPTED, "row 105"),
     Row("data-and-body", RCPTED, DATA + b"x\r\n.\r\n", "354 | 250 2.0.0", READY, "row 107"),
     # BDAT, not offered: its octets are data all the same, and nothing else happens
-    Row("bdat-eaten", READY, b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "502 5.5.1 | 250 2.0.0", READY, "row 114, S16", NO_CHUNKING),
+    Row("bdat-eaten", READY, b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", "502 5.5.1 | 250 2.0.0", READY, "row 114",
+        NO_CHUNKING),
     Row("bdat-eaten-at-start", START, b"BDAT 3\r\nxyzNOOP\r\n", "502 5.5.1 | 250 2.0.0", START, "row 115",
         NO_CHUNKING),
     Row("bdat-eaten-in-rcpt", RCPTED, b"BDAT 10\r\n\r\n.\r\nQUIT\r" + DATA, "502 5.5.1 | 354", IN_DATA, "row 122",

@@ -1,11 +1,12 @@
 """SMTP smuggling: nothing but CR LF "." CR LF ends the data (RFC 5321 4.1.1.4; CVE-2023-51764 and its family).
 
 Every case is the marker in the midst of a message, with commands behind it that a server which takes it for the end
-of data would run. Each is played with all three settings of ``bare_newline`` and cut in every way.
+of data would run. Each is played with all three settings of ``bare_newline`` and cut in every way, by DATA and by BDAT.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -191,6 +192,70 @@ def test_marker_at_the_edge_of_every_piece(marker: Marker) -> None:
             assert session.connection.state is (
                 State.CLOSED if setting is BareNewline.CLOSE and marker.newlines is BARE else State.DATA
             )
+
+
+# By BDAT: octets are counted, and no marker means anything
+
+
+BY_BDAT = [*CASES, *((b"text", marker) for marker in TRUE_ENDS)]
+BDAT_IDS = [marker.id for _, marker in BY_BDAT]
+BARE_NEWLINES = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+def in_chunks(content: bytes, at: int) -> bytes:
+    """The content in two chunks, the second of which is the last."""
+    return b"BDAT %d\r\n%bBDAT %d LAST\r\n%b" % (at, content[:at], len(content) - at, content[at:])
+
+
+@pytest.mark.parametrize("how", Cut, ids=attrgetter("name"))
+@pytest.mark.parametrize("setting", BareNewline, ids=attrgetter("name"))
+@pytest.mark.parametrize(("text", "marker"), BY_BDAT, ids=BDAT_IDS)
+def test_every_marker_is_data_in_a_chunk(text: bytes, marker: Marker, setting: BareNewline, how: Cut) -> None:
+    for content, _ in message(text, marker):
+        session = in_state(State.RCPT, replace(OPTIONS, bare_newline=setting))
+        session.play(how.pieces(b"BDAT %d LAST\r\n%b" % (len(content), content), b"NOOP\r\n"))
+        assert_one_message(session, content, setting, more(how))
+
+
+@pytest.mark.parametrize("setting", BareNewline, ids=attrgetter("name"))
+@pytest.mark.parametrize(("text", "marker"), BY_BDAT, ids=BDAT_IDS)
+def test_marker_at_the_edge_of_every_chunk(text: bytes, marker: Marker, setting: BareNewline) -> None:
+    content = text + marker.octets + SMUGGLED
+    for at in range(len(text + marker.octets) + 1):
+        session = in_state(State.RCPT, replace(OPTIONS, bare_newline=setting))
+        session.feed(in_chunks(content, at))
+        refused_at_once = BARE_NEWLINES.search(content[: at - content[:at].endswith(b"\r")]) is not None
+        first = "550 5.5.2" if refused_at_once and setting is BareNewline.REJECT else "250 2.0.0"
+        session.output[:] = session.output.removeprefix(b"250 2.0.0 Chunk received\r\n")
+        if first == "550 5.5.2":
+            assert codes(session.output) == ["550 5.5.2", "550 5.5.2"]
+            assert session.messages == []
+        else:
+            assert_one_message(session, content, setting, [])
+
+
+def assert_one_message(session: Session, content: bytes, setting: BareNewline, behind: list[str]) -> None:
+    """One message, or none where a bare newline is refused; whatever it holds, never a second one."""
+    assert sum(isinstance(event, MailFrom) for event in session.events) == 1, "a smuggled command was run"
+    is_bare = BARE_NEWLINES.search(content) is not None
+    match setting:
+        case BareNewline.NORMALIZE:
+            expected = BARE_NEWLINES.sub(lambda found: b"\r\n" if found[0] == b"\n" else b"", content)
+            assert (codes(session.output), session.messages) == (["250 2.0.0", *behind], [expected])
+        case BareNewline.CLOSE if is_bare:
+            assert (codes(session.output), session.messages) == (["521 5.5.2"], [])
+        case BareNewline.REJECT if is_bare:
+            assert (codes(session.output), session.messages) == (["550 5.5.2", *behind], [])
+        case _:
+            assert (codes(session.output), session.messages) == (["250 2.0.0", *behind], [content])
+
+
+@pytest.mark.parametrize(("text", "marker"), BY_BDAT, ids=BDAT_IDS)
+def test_binary_chunks_are_never_judged(text: bytes, marker: Marker) -> None:
+    for content, _ in message(text, marker):
+        session = in_state(State.READY, replace(OPTIONS, bare_newline=BareNewline.CLOSE))
+        session.feed(b"MAIL FROM:<> BODY=BINARYMIME\r\n" + RCPT + in_chunks(content, len(text)))
+        assert session.messages == [content]
 
 
 def test_lone_dot_and_end_of_file_deliver_nothing() -> None:

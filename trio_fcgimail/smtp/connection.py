@@ -60,7 +60,7 @@ from trio_fcgimail.smtp.options import Extension, GreetingWord, RepliesAtEnd, Se
 from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Outcome, Reply
-from trio_fcgimail.smtp.state import State, Verb, next_state
+from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
 
 _MAX_SKIPPED_OCTETS: Final = 16 << 20  # ours: how much more than a message a refused BDAT chunk may hold
 _MAX_OCTETS: Final = 2**63 - 1  # ours: of a message by BDAT without a limit; no file holds more
@@ -133,7 +133,7 @@ class ServerConnection:
     @property
     def in_transaction(self) -> bool:
         """Whether a mail is under way: MAIL was accepted and its end was not yet answered."""
-        return self.state in _TRANSACTION_STATES
+        return self.state in TRANSACTION_STATES
 
     # What comes from the client
 
@@ -405,10 +405,8 @@ class ServerConnection:
                 return self._settle(verb, catalogue.HELP)
             case Verb.VRFY if rest:
                 return self._settle(verb, catalogue.CANNOT_VERIFY)
-            case Verb.VRFY:
+            case _:  # VRFY without a name: check_order lets no other verb pass
                 raise CommandError(catalogue.BAD_ARGUMENTS)
-            case _:
-                raise CommandError(catalogue.NOT_OFFERED)
 
     def _reject(self, verb: Verb, reply: Reply) -> CommandRejected:
         """Refuse a command by ourselves; too many mistakes close the session."""
@@ -474,7 +472,6 @@ class ServerConnection:
         return catalogue.MESSAGE_TOO_BIG if octets > (_MAX_OCTETS if limit is None else limit) else None
 
 
-_TRANSACTION_STATES: Final = frozenset({State.MAIL, State.RCPT, State.DATA, State.CHUNKING, State.CHUNKS_REFUSED})
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
     Connected: Verb.CONNECT,
     Hello: Verb.GREET,

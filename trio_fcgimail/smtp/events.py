@@ -97,8 +97,8 @@ class DataBegun:
     """DATA, or the first BDAT, with at least one accepted recipient: the message begins.
 
     accept() sends 354 to DATA (RFC 5321 4.1.1.4) and nothing to BDAT (RFC 3030 2), which is answered once its octets
-    were read. After reject() of a BDAT its octets are thrown away, and MessageRefused brings the reply; one of 421 or 521
-    is sent at once.
+    were read. After reject() of a BDAT its octets are thrown away, and MessageRefused brings the reply; but 421 and 521
+    are sent at once.
     """
 
     by: DataCommand

@@ -22,6 +22,8 @@ _BAD_SEQUENCE: Final[Mapping[tuple[State, Verb], Reply]] = {
     (State.READY, Verb.BDAT): catalogue.NEED_MAIL,
     (State.MAIL, Verb.MAIL): catalogue.NESTED_MAIL,
     (State.RCPT, Verb.MAIL): catalogue.NESTED_MAIL,
+    (State.CHUNKING, Verb.MAIL): catalogue.NESTED_MAIL,
+    (State.CHUNKS_REFUSED, Verb.MAIL): catalogue.NESTED_MAIL,
     (State.MAIL, Verb.DATA): catalogue.NEED_RECIPIENTS,
     (State.MAIL, Verb.BDAT): catalogue.NEED_RECIPIENTS,
 }

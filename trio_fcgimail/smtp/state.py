@@ -22,13 +22,13 @@ What couples what
 - ``DATA`` hands the octets to the content reader; the table sees them again as ``END_OF_DATA``.
 - ``CHUNKING`` is a transaction between two BDAT chunks (RFC 3030): DATA, MAIL and RCPT have no row there. The octets of
   a chunk are not the table's business: it sees ``BDAT`` or ``BDAT_LAST`` once they were read. After a refused chunk
-  (``CHUNKS_REFUSED``) the rest is refused, too, up to LAST or RSET.
+  (``CHUNKS_REFUSED``) the rest is refused, too, by the same reply, up to LAST or RSET.
 - ``SASL`` is an exchange of AUTH (RFC 4954): each line of the client is a ``SASL_RESPONSE``.
 - ``TLS_PENDING`` lies between the 220 to STARTTLS and the end of the handshake (RFC 3207 4): no octet is a command
   there, and success leads back to ``START``, as everything learnt before is forgotten.
 - XCLIENT leads back to ``START`` as well.
-The rows of STARTTLS, AUTH, BDAT and XCLIENT are here because the table is the place where they fit together; a verb
-whose extension is not offered is answered 502 before the table is asked.
+The rows of STARTTLS, AUTH and XCLIENT are here because the table is the place where they fit together; a verb whose
+extension is not offered is answered 502 before the table is asked.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ ANYWHERE: Final = frozenset({Verb.NOOP, Verb.HELP, Verb.VRFY, Verb.EXPN})
 COMMAND_STATES: Final = frozenset(
     {State.START, State.READY, State.MAIL, State.RCPT, State.CHUNKING, State.CHUNKS_REFUSED}
 )
+TRANSACTION_STATES: Final = COMMAND_STATES - {State.START, State.READY} | {State.DATA}  # a mail is under way
 
 
 def is_legal(state: State, verb: Verb) -> bool:
