@@ -15,7 +15,6 @@ No command is looked at before the last event was answered, so a pipelining clie
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, assert_never, final
 
@@ -29,7 +28,6 @@ from trio_fcgimail.smtp.content import (
     DataReader,
     Fault,
     HopelessContentError,
-    Newlines,
     Refused,
 )
 from trio_fcgimail.smtp.defaults import default_reply
@@ -61,26 +59,12 @@ from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Outcome, Reply
 from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
-
-_MAX_SKIPPED_OCTETS: Final = 16 << 20  # ours: how much more than a message a refused BDAT chunk may hold
-_MAX_OCTETS: Final = 2**63 - 1  # ours: of a message by BDAT without a limit; no file holds more
+from trio_fcgimail.smtp.transaction import Reader, Transaction
 
 
 class _Input(Enum):
     OPEN = "more may come"
     ENDED = "the client has closed"
-
-
-@final
-@dataclass(slots=True)
-class _Transaction:
-    """What the core itself must know of the mail under way."""
-
-    smtputf8: bool = False
-    body: BodyType | None = None
-    recipients: int = 0
-    chunks: ChunkReader | None = None  # once a BDAT was wanted
-    refusal: Reply | None = None  # to a chunk, and to all those behind it
 
 
 _BAD_COMMAND_CODES: Final = frozenset({500, 501, 502, 503, 504, 555})
@@ -109,9 +93,9 @@ class ServerConnection:
         self._buffer = ReceiveBuffer()
         self._input = _Input.OPEN
         self._lines = LineReader()
-        self._content: DataReader | ChunkReader | ChunkSkipper | None = None  # what reads now; None: commands are read
+        self._content: Reader | None = None  # what reads now; None: commands are read
         self._greeting: GreetingWord | None = None
-        self._transaction = _Transaction()
+        self._transaction = Transaction(self.options)
         self._first_chunk: Chunk | None = None  # read once DataBegun was answered
         self._pending: Answerable | None = None
         self._close_reason = CloseReason.REPLY
@@ -154,7 +138,7 @@ class ServerConnection:
         """The next event, or a signal.
 
         Raises:
-            RemoteProtocolError: the stream cannot be followed; its ``reply`` is to be sent, then the connection closed.
+            RemoteProtocolError: the stream cannot be followed; write its ``to_send``, then close.
         """
         if self.state is State.CLOSED:
             return ConnectionClosed(self._close_reason)
@@ -220,14 +204,10 @@ class ServerConnection:
         self._pending = event
         return event
 
-    def _replies_at_end(self) -> int:
-        each = self.options.dialect.replies_at_end is RepliesAtEnd.EACH
-        return self._transaction.recipients if each else 1
-
     def _replies_owed(self, event: Answerable) -> int:
         if self._pending is None or self._pending is not event:
             raise LocalProtocolError("this event does not wait for an answer")
-        return self._replies_at_end() if isinstance(event, MessageEnd) else 1
+        return self._transaction.replies_at_end if isinstance(event, MessageEnd) else 1
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
         if isinstance(event, DataBegun) and self._first_chunk is not None:
@@ -240,13 +220,13 @@ class ServerConnection:
         match event:
             case Hello(word=word) if replies[0].outcome is Outcome.OK:
                 self._greeting = word
-                self._transaction = _Transaction()
+                self._transaction = Transaction(self.options)
             case MailFrom(smtputf8=smtputf8, body=body) if self.state is State.MAIL:
-                self._transaction = _Transaction(smtputf8=smtputf8, body=body)
+                self._transaction = Transaction(self.options, smtputf8, body)
             case RcptTo():
                 self._count_recipient(replies[0])
             case DataBegun() if self.state is State.DATA:
-                self._content = DataReader(self._new_judge())
+                self._content = self._transaction.read_data()
             case MessageEnd():
                 self._end_message()
             case Connected() | Hello() | MailFrom() | DataBegun():
@@ -260,21 +240,17 @@ class ServerConnection:
         data = b""
         match reply.outcome:
             case Outcome.GO:
-                self._content = self._transaction.chunks = ChunkReader(self._new_judge(), chunk)
+                self._content = self._transaction.read_first_chunk(chunk)
             case Outcome.OK:
                 raise LocalProtocolError(f"{reply.code} answers no DataBegun")
             case Outcome.NO:
-                self._content = self._skipper(chunk, reply, Refused.MESSAGE)
+                self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
             case Outcome.CLOSE:
                 data = self._move(chunk.verb, reply)
             case _:
                 assert_never(reply.outcome)
         self._pending = self._first_chunk = None
         return data
-
-    def _new_judge(self) -> ContentJudge:
-        newlines = Newlines.BINARY if self._transaction.body is BodyType.BINARY_MIME else Newlines.TEXT
-        return ContentJudge(self.options.bare_newline, newlines, self.options.max_message_octets)
 
     def _count_recipient(self, reply: Reply) -> None:
         if reply.outcome is Outcome.OK:
@@ -283,7 +259,7 @@ class ServerConnection:
             self._refused_recipients += 1
 
     def _end_message(self) -> None:
-        self._transaction = _Transaction()
+        self._transaction = Transaction(self.options)
         self._messages += 1
 
     def _render(self, reply: Reply) -> bytes:
@@ -315,7 +291,7 @@ class ServerConnection:
 
     # The content of a message
 
-    def _next_content(self, content: DataReader | ChunkReader | ChunkSkipper) -> Event | Signal:
+    def _next_content(self, content: Reader) -> Event | Signal:
         try:
             if data := content.read(self._buffer):
                 return MessageChunk(data)
@@ -345,16 +321,13 @@ class ServerConnection:
         return self._ask(MessageEnd(judge.octets))
 
     def _refuse_message(self, verb: Verb, reply: Reply) -> MessageRefused:
-        owed = 1 if verb is Verb.BDAT else self._replies_at_end()
+        owed = 1 if verb is Verb.BDAT else self._transaction.replies_at_end
         to_send = self._move(verb, *[reply] * owed)
         if verb is Verb.BDAT:
             self._transaction.refusal = reply
         else:
             self._end_message()
         return MessageRefused(reply, to_send)
-
-    def _skipper(self, chunk: Chunk, reply: Reply, refused: Refused) -> ChunkSkipper:
-        return ChunkSkipper(chunk, reply, refused, (self.options.max_message_octets or 0) + _MAX_SKIPPED_OCTETS)
 
     # Commands
 
@@ -395,7 +368,7 @@ class ServerConnection:
                 return self._ask(DataBegun(DataCommand.DATA))
             case Verb.RSET:
                 to_send = self._move(verb, catalogue.RESET_OK)
-                self._transaction = _Transaction()
+                self._transaction = Transaction(self.options)
                 return TransactionReset(to_send)
             case Verb.QUIT:
                 return self._settle(verb, catalogue.BYE)
@@ -453,23 +426,17 @@ class ServerConnection:
         try:
             check_order(self.state, word, self.options.dialect, self._offered())
         except CommandError as exc:
-            self._content = self._skipper(chunk, exc.reply, Refused.COMMAND)
+            self._content = self._transaction.skip(chunk, exc.reply, Refused.COMMAND)
             return self.next_event()
-        chunks = self._transaction.chunks
-        if (refusal := self._transaction.refusal or self._too_big(chunk)) is not None:
-            self._content = self._skipper(chunk, refusal, Refused.MESSAGE)
-        elif chunks is not None:
+        if (refusal := self._transaction.refusal_of(chunk)) is not None:
+            self._content = self._transaction.skip(chunk, refusal, Refused.MESSAGE)
+        elif (chunks := self._transaction.chunks) is not None:
             chunks.begin(chunk)
             self._content = chunks
         else:
             self._first_chunk = chunk
             return self._ask(DataBegun(DataCommand.BDAT))
         return self.next_event()
-
-    def _too_big(self, chunk: Chunk) -> Reply | None:
-        chunks, limit = self._transaction.chunks, self.options.max_message_octets
-        octets = chunk.octets + (0 if chunks is None else chunks.octets)
-        return catalogue.MESSAGE_TOO_BIG if octets > (_MAX_OCTETS if limit is None else limit) else None
 
 
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
