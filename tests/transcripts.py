@@ -1,0 +1,241 @@
+"""Transcripts of SMTP sessions as files of plain lines (`dialogues/README.md`): how they are read."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final, final
+
+from tests.config.support import read
+from trio_fcgimail.config import ListenerSettings, Settings
+
+FOLDER: Final = Path(__file__).parent / "dialogues"
+
+_LISTENER_KEYS: Final = frozenset(field.name for field in fields(ListenerSettings))
+_LMTP: Final = 'protocol = "lmtp"'  # of no listener yet
+_ESCAPE: Final = re.compile(
+    r"\\(?:(?P<plain>[\\rnt])|x(?P<hex>[0-9a-f]{2})|\((?P<times>[0-9]+)\*(?P<what>[^)\\]+)\))|(?P<bad>\\)"
+)
+_PLAIN_ESCAPES: Final = {"\\": b"\\", "r": b"\r", "n": b"\n", "t": b"\t"}
+_LINE: Final = re.compile(r"(?P<mark>C:|C\\:|S:|D:|D\||D\\\||D\+|!|#)(?: (?P<text>.*))?")
+
+
+class TranscriptError(ValueError):
+    """The file is no transcript."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Send:
+    """The client writes, at once."""
+
+    octets: bytes
+    line: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """The server says a line; `*` or ` ...` at its end as in the README."""
+
+    text: str
+    line: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ClientCloses:
+    """The client has nothing more to say, and closes."""
+
+    line: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ServerCloses:
+    """The server closes, having said nothing more."""
+
+    line: int
+
+
+Step = Send | Expect | ClientCloses | ServerCloses
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """What a save script got, or has to get.
+
+    Attributes:
+        envelope: As a `D:` line has it.
+        content: Without any line that we added.
+        fields: All of them, or those that the transcript names.
+    """
+
+    envelope: str
+    content: bytes
+    fields: Mapping[str, str]
+
+    def check(self, got: "Mail") -> None:
+        """Fails unless `got` is this mail."""
+        assert got.envelope == self.envelope
+        assert got.content == self.content
+        assert {name: got.fields.get(name) for name in self.fields} == self.fields
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One file.
+
+    Attributes:
+        remarks: The lines behind `#`, in one.
+        settings: TOML lines.
+        validate: What the validate script answers, by recipient; PASSED to others.
+        save: What the save script answers, mail by mail; the last answer stands for all that follow.
+        mails: What the save script has to get.
+    """
+
+    name: str
+    remarks: str
+    settings: tuple[str, ...]
+    validate: Mapping[str, bytes]
+    save: tuple[bytes, ...]
+    steps: tuple[Step, ...]
+    mails: tuple[Mail, ...]
+
+    @property
+    def is_lmtp(self) -> bool:
+        """Whether it is LMTP, of which there is only the core."""
+        return _LMTP in self.settings
+
+    def configuration(self, listen: str, upstream: str) -> Settings:
+        """The settings of a server that is to play it."""
+        own = [line for line in self.settings if line != _LMTP]
+        ours = [
+            f'fastcgi.upstreams = ["{upstream}"]',
+            'scripts.validate = "/srv/mail/validate.php"',
+            'scripts.line_ends = "crlf"',
+        ]
+        of_listener = [line for line in own if line.partition(" ")[0] in _LISTENER_KEYS]
+        others = [line for line in own if line not in of_listener]
+        return read("\n".join([*ours, *others, "[[listeners]]", f'address = "{listen}"', *of_listener]))
+
+
+@final
+class _Reader:
+    """Reads a transcript line by line."""
+
+    def __init__(self) -> None:
+        self.remarks: list[str] = []
+        self.settings: list[str] = []
+        self.validate: dict[str, bytes] = {}
+        self.save: list[bytes] = []
+        self.steps: list[Step] = []
+        self.mails: list[Mail] = []
+        self._last_mark = ""
+
+    def read(self, number: int, line: str) -> None:
+        """Take a line."""
+        if not line:
+            self._last_mark = ""
+            return
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise TranscriptError("no such line")
+        self._take(found["mark"], found["text"] or "", number)
+        self._last_mark = found["mark"]
+
+    def _take(self, mark: str, text: str, number: int) -> None:
+        match mark:
+            case "#":
+                self.remarks.append(text)
+            case "!":
+                self._set(text)
+            case "C:" if text == "<close>":
+                self.steps.append(ClientCloses(number))
+            case "C:" | r"C\:":
+                self._send(unescape(text) if mark == r"C\:" else text.encode() + b"\r\n", number)
+            case "S:":
+                self.steps.append(ServerCloses(number) if text == "<close>" else Expect(text, number))
+            case "D:":
+                self.mails.append(Mail(text, b"", {}))
+            case "D|" | r"D\|":
+                content = unescape(text) if mark == r"D\|" else text.encode() + b"\r\n"
+                last = self.mails[-1]
+                self.mails[-1] = replace(last, content=last.content + content)
+            case _:
+                name, value = _halves(text)
+                last = self.mails[-1]
+                self.mails[-1] = replace(last, fields={**last.fields, name: value})
+
+    def _set(self, text: str) -> None:
+        what, value = _halves(text)
+        if what == "save":
+            self.save.append(unescape(value))
+        elif what.startswith("validate "):
+            self.validate[what.removeprefix("validate ")] = unescape(value)
+        else:
+            self.settings.append(text)
+
+    def _send(self, octets: bytes, number: int) -> None:
+        match self.steps:
+            case [*_, Send(octets=before, line=line)] if self._last_mark in ("C:", r"C\:"):
+                self.steps[-1] = Send(before + octets, line)
+            case _:
+                self.steps.append(Send(octets, number))
+
+
+def _halves(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition(" = ")
+    if not sign:
+        raise TranscriptError('" = " is missing')
+    return name, value
+
+
+def unescape(text: str) -> bytes:
+    r"""Octets from text with the escapes of the README: `\r \n \t \\ \xHH \(TIMES*TEXT)`."""
+    octets = bytearray()
+    at = 0
+    for found in _ESCAPE.finditer(text):
+        octets += text[at : found.start()].encode()
+        at = found.end()
+        if found["bad"]:
+            raise TranscriptError("no such escape")
+        if found["plain"]:
+            octets += _PLAIN_ESCAPES[found["plain"]]
+        elif found["hex"]:
+            octets.append(int(found["hex"], 16))
+        else:
+            octets += found["what"].encode() * int(found["times"])
+    return bytes(octets + text[at:].encode())
+
+
+def parse(name: str, text: str) -> Transcript:
+    """Read a transcript.
+
+    Raises:
+        TranscriptError: It is none; with the number of the line.
+    """
+    reader = _Reader()
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            reader.read(number, line)
+        except (ValueError, IndexError) as exc:
+            raise TranscriptError(f"{name}:{number}: {exc}: {line}") from exc
+    if not reader.steps or not isinstance(reader.steps[-1], ClientCloses | ServerCloses):
+        raise TranscriptError(f"{name}: nobody closes at the end")
+    return Transcript(
+        name=name,
+        remarks=" ".join(reader.remarks),
+        settings=tuple(reader.settings),
+        validate=reader.validate,
+        save=tuple(reader.save),
+        steps=tuple(reader.steps),
+        mails=tuple(reader.mails),
+    )
+
+
+def load() -> list[Transcript]:
+    """All of them, by name."""
+    return [parse(path.stem, path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.txt"))]
