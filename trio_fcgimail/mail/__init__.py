@@ -15,7 +15,7 @@ from trio_fcgimail.mail.request import (
     save_fields,
     validate_fields,
 )
-from trio_fcgimail.mail.text import clean
+from trio_fcgimail.mail.text import clean, clean_ends
 from trio_fcgimail.mail.trace import address_literal, received_header
 from trio_fcgimail.mail.verdict import (
     LOSS_OCTETS,
@@ -55,6 +55,7 @@ __all__ = [
     "WithKeyword",
     "address_literal",
     "clean",
+    "clean_ends",
     "decode_subject",
     "encode_fields",
     "failed",

@@ -11,7 +11,6 @@ import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
-    MAX_STDERR_OCTETS,
     Answer,
     Envelope,
     Meaning,
@@ -19,7 +18,6 @@ from trio_fcgimail.mail import (
     Stage,
     Unexpected,
     Verdict,
-    clean,
     failed,
     get_parameters,
     judge,
@@ -96,17 +94,16 @@ class Scripts:
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
+            self._log_oddities(stage, queue_id, exc.stderr)
             return failed(f"{type(exc).__name__}: {exc}")
-        self._log_oddities(stage, queue_id, answer)
+        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status)
         return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
 
-    def _log_oddities(self, stage: Stage, queue_id: str, answer: Answer) -> None:
+    def _log_oddities(self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0) -> None:
         """STDERR and appStatus decide nothing, but they are what an operator looks for."""
-        if self._log is not None and (answer.stderr or answer.app_status):
-            text = clean(answer.stderr, MAX_STDERR_OCTETS)
-            self._log.warning(
-                "script stderr", queue_id=queue_id, stage=stage.value, app_status=answer.app_status, stderr=text
-            )
+        if self._log is not None and (stderr or app_status):
+            text = stderr.decode("utf-8", "replace")
+            self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
         """One request. Raises UpstreamError."""

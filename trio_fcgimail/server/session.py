@@ -82,9 +82,15 @@ class Session:
         self._line = _Line.CLEAR
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
+        self._command_due: float | None = None  # while a command is waited for
         self._save_scope: trio.CancelScope | None = None
 
     # From outside
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all has been said, and only the client's own close is awaited."""
+        return self._conn.state is smtp.State.CLOSED and not self._out
 
     def drain(self) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
@@ -132,6 +138,8 @@ class Session:
             if isinstance(event, smtp.ConnectionClosed):
                 self._log.debug("connection closed", reason=event.reason.value)
                 break
+            if event is not smtp.Signal.NEED_DATA:
+                self._command_due = None
             await self._handle(event)
             if len(self._out) > _FLUSH_OCTETS or trio.current_time() - self._gathering_since > _GATHER_SECONDS:
                 await self._flush()
@@ -230,6 +238,8 @@ class Session:
     async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
         began = trio.current_time()
         verdict = await self._gateway.scripts.validate(envelope, recipient)
+        if self._gateway.settings.scripts.validate is None:
+            return verdict  # nobody was asked
         self._log.info(
             "recipient",
             queue_id=envelope.queue_id,
@@ -344,7 +354,10 @@ class Session:
             case smtp.Waiting.DATA:
                 await self._receive_within(self._limits.data_seconds)
             case smtp.Waiting.COMMAND:
-                await self._receive_within(self._limits.idle_seconds)
+                now = trio.current_time()
+                if self._command_due is None:
+                    self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
+                await self._receive_within(max(self._command_due - now, 0))
             case smtp.Waiting.ANSWER | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
