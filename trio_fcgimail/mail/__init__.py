@@ -29,6 +29,7 @@ from trio_fcgimail.mail.verdict import (
     failed,
     find_loss,
     judge,
+    judge_each,
 )
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "get_parameters",
     "has_room",
     "judge",
+    "judge_each",
     "new_queue_id",
     "post_parameters",
     "received_header",

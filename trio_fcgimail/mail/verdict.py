@@ -150,17 +150,9 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
         unexpected: the setting ``unexpected_output``, for the save script.
         queue_id: what the sender is told unless the script names an id of its own.
     """
-    text = answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
-    if not 200 <= answer.status <= 299:
-        return failed(f"HTTP status {answer.status}: {text}")
-    if len(answer.output) > MAX_ANSWER_OCTETS:
-        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
-    if lost := find_loss(answer.stderr):
-        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
-    if not text:
-        return failed("the output is empty")
-    if _is_by_php(text):
-        return failed(f"PHP printed: {text}")
+    text = _text_of(answer)
+    if (failure := _find_failure(answer, text)) is not None:
+        return failure
     lines = _LINE_END.split(text)
     if (reply := _parse_reply(stage, lines)) is not None:
         return Verdict(Meaning.REFUSED, reply, clean(text, 500))
@@ -173,6 +165,52 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
             return _judge_save(lines, text, unexpected, queue_id)
         case _:
             assert_never(stage)
+
+
+def judge_each(answer: Answer, recipients: int, *, unexpected: Unexpected, queue_id: str) -> tuple[Verdict, ...]:
+    """Read the save script's answer to a mail that came by LMTP (RFC 2033 4.2).
+
+    As many lines as recipients, each of them a verdict, are one for each, in order. One verdict is for all.
+
+    Args:
+        recipients: how many were accepted, at least one.
+
+    Returns:
+        So many verdicts.
+    """
+    text = _text_of(answer)
+    lines = _LINE_END.split(text)
+    if len(lines) == recipients > 1 and _find_failure(answer, text) is None:
+        each = [_read_line(line, queue_id) for line in lines]
+        if (verdicts := tuple(one for one in each if one is not None)) and len(verdicts) == recipients:
+            return verdicts
+    return (judge(Stage.SAVE, answer, unexpected=unexpected, queue_id=queue_id),) * recipients
+
+
+def _read_line(line: str, queue_id: str) -> Verdict | None:
+    """A line that is a verdict by itself, or None."""
+    if (reply := _parse_reply(Stage.SAVE, [line])) is not None:
+        return Verdict(Meaning.REFUSED, reply, clean(line, 500))
+    return _read_acceptance([line], line, queue_id)
+
+
+def _text_of(answer: Answer) -> str:
+    return answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
+
+
+def _find_failure(answer: Answer, text: str) -> Verdict | None:
+    """What makes an answer no answer, whatever its lines say."""
+    if not 200 <= answer.status <= 299:
+        return failed(f"HTTP status {answer.status}: {text}")
+    if len(answer.output) > MAX_ANSWER_OCTETS:
+        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
+    if lost := find_loss(answer.stderr):
+        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
+    if not text:
+        return failed("the output is empty")
+    if _is_by_php(text):
+        return failed(f"PHP printed: {text}")
+    return None
 
 
 def _is_by_php(text: str) -> bool:
@@ -194,12 +232,18 @@ def _judge_validate(lines: Sequence[str], text: str) -> Verdict:
     return Verdict(Meaning.REFUSED, catalogue.NO_SUCH_USER, clean(text, 500))
 
 
-def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_id: str) -> Verdict:
+def _read_acceptance(lines: Sequence[str], text: str, queue_id: str) -> Verdict | None:
     if _is_single_line(lines) and _SAVED.fullmatch(lines[0]):
         named = _SAVED_ID.search(lines[0])
         return _taken(Meaning.ACCEPTED, named[1] if named else queue_id, text)
     if _is_single_line(lines) and _DISCARD.fullmatch(lines[0]):
         return _taken(Meaning.DISCARDED, queue_id, text)
+    return None
+
+
+def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_id: str) -> Verdict:
+    if (verdict := _read_acceptance(lines, text, queue_id)) is not None:
+        return verdict
     reason = clean(f"unexpected output: {text}", 500)
     match unexpected:
         case Unexpected.TEMPFAIL:

@@ -29,7 +29,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Protocol, Settings
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.listeners import (
@@ -46,6 +46,9 @@ from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
 
 MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
+
+
+_DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
 
 
 class Ending(Enum):
@@ -70,6 +73,7 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
     keywords = listener.extensions
     return smtp.ServerOptions(
         hostname=settings.hostname,
+        dialect=_DIALECTS[listener.protocol],
         extensions=everything if keywords == "all" else frozenset(smtp.Extension(str(word)) for word in keywords),
         bare_newline=smtp.BareNewline(listener.bare_newline.value),
         max_message_octets=limits.message_octets,
