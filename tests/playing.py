@@ -186,8 +186,6 @@ class CoreWire:
     def __init__(self, transcript: Transcript, scripts: Scripts, cut: Cut) -> None:
         self._settings = transcript.configuration("127.0.0.1:2525", "unix:/run/none")
         options = server_options(self._settings, self._settings.listeners[0])
-        if transcript.is_lmtp:
-            options = replace(options, dialect=smtp.LMTP)
         self._core = smtp.ServerConnection(options)
         self._scripts = scripts
         self._cut = cut

@@ -207,6 +207,7 @@ class Journal:
 
     def lines(self) -> list[str]:
         """What stands in the file, split at LF only."""
+        assert self.file.flush()
         return self._path.read_text().split("\n")[:-1]
 
     def entries(self, event: str) -> list[dict[str, object]]:

@@ -12,7 +12,6 @@ from trio_fcgimail.config import ListenerSettings, Settings
 FOLDER: Final = Path(__file__).parent / "dialogues"
 
 _LISTENER_KEYS: Final = frozenset(field.name for field in fields(ListenerSettings))
-_LMTP: Final = 'protocol = "lmtp"'  # of no listener yet
 _ESCAPE: Final = re.compile(
     r"\\(?:(?P<plain>[\\rnt])|x(?P<hex>[0-9a-f]{2})|\((?P<times>[0-9]+)\*(?P<what>[^)\\]+)\))|(?P<bad>\\)"
 )
@@ -104,21 +103,15 @@ class Transcript:
     steps: tuple[Step, ...]
     mails: tuple[Mail, ...]
 
-    @property
-    def is_lmtp(self) -> bool:
-        """Whether it is LMTP, of which there is only the core."""
-        return _LMTP in self.settings
-
     def configuration(self, listen: str, upstream: str) -> Settings:
         """The settings of a server that is to play it."""
-        own = [line for line in self.settings if line != _LMTP]
         ours = [
             f'fastcgi.upstreams = ["{upstream}"]',
             'scripts.validate = "/srv/mail/validate.php"',
             'scripts.line_ends = "crlf"',
         ]
-        of_listener = [line for line in own if line.partition(" ")[0] in _LISTENER_KEYS]
-        others = [line for line in own if line not in of_listener]
+        of_listener = [line for line in self.settings if line.partition(" ")[0] in _LISTENER_KEYS]
+        others = [line for line in self.settings if line not in of_listener]
         return read("\n".join([*ours, *others, "[[listeners]]", f'address = "{listen}"', *of_listener]))
 
 

@@ -3,11 +3,12 @@
 import contextlib
 import smtplib
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tests.server_process import SECONDS
+from tests.server_process import PROGRAM, SECONDS, environment
 
 SENDER: Final = "author@example.net"
 MAIL: Final = b"From: author@example.net\r\nSubject: First mail\r\n\r\nHello.\r\n"
@@ -40,6 +41,19 @@ save = "{save}"
 validate = "{validate}"
 {more}
 """
+
+
+def run_in_shell(shell: str, *arguments: str, folder: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command line of bash, in which ``"$@"`` is our program with these arguments, to its end."""
+    return subprocess.run(
+        ["/bin/bash", "-c", shell, "bash", *PROGRAM, *arguments],
+        cwd=folder,
+        env=environment(),
+        input=stdin,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
 
 
 def write_configuration(folder: Path, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.cli.support import configuration, write_configuration
+from tests.cli.support import HOSTNAME, configuration, run_in_shell, write_configuration
 from tests.phpfpm import PhpFpm
 from tests.server_process import ServerProcess, free_port, run_command
 
@@ -30,7 +30,7 @@ def _rows(output: bytes) -> dict[str, tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _another_program() -> Iterator[int]:
+def _another_program(banner: bytes = b"220 other.example ESMTP\r\n") -> Iterator[int]:
     """Something else that speaks SMTP, on a port of its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -39,7 +39,7 @@ def _another_program() -> Iterator[int]:
                 while True:
                     conn, _ = listener.accept()
                     with conn:
-                        conn.sendall(b"220 other.example ESMTP\r\n")
+                        conn.sendall(banner)
 
         thread = threading.Thread(target=greet)
         thread.start()
@@ -121,8 +121,16 @@ def test_an_upstream_that_is_not_there_is_1_and_told_how_to_mend(folder: Path, u
     assert mend in finding
 
 
-def test_a_port_of_another_program_is_1(php: PhpFpm, folder: Path) -> None:
-    with _another_program() as port:
+@pytest.mark.parametrize(
+    "banner",
+    [
+        pytest.param(b"220 other.example ESMTP\r\n", id="another-name"),
+        pytest.param(f"220 {HOSTNAME} ESMTP Postfix\r\n".encode(), id="our-name-but-another-server"),
+        pytest.param(f"220 {HOSTNAME} ESMTP\r\n220".encode(), id="more-than-our-banner"),
+    ],
+)
+def test_a_port_of_another_program_is_1(php: PhpFpm, folder: Path, banner: bytes) -> None:
+    with _another_program(banner) as port:
         write_configuration(folder, configuration(listen=f"127.0.0.1:{port}", upstream=php.address))
         done = run_command("check", folder=folder)
     mark, finding = _rows(done.stdout)["listeners[0].address"]
@@ -150,6 +158,24 @@ def test_a_folder_that_is_not_there_is_1(php: PhpFpm, folder: Path, more: str, s
     write_configuration(folder, configuration(upstream=php.address, more=more))
     done = run_command("check", folder=folder)
     assert (done.returncode, _rows(done.stdout)[subject][0]) == (1, "NO")
+
+
+@pytest.mark.parametrize(
+    ("connections", "mark"), [pytest.param(40, "ok", id="enough"), pytest.param(1000, "??", id="too-few")]
+)
+def test_too_few_file_descriptors_are_told(php: PhpFpm, folder: Path, connections: int, mark: str) -> None:
+    write_configuration(folder, configuration(upstream=php.address, more=f"[limits]\nconnections = {connections}"))
+    done = run_in_shell('ulimit -n 300; "$@"', "check", folder=folder)
+    told, finding = _rows(done.stdout)["limits.connections"]
+    assert (done.returncode, told) == (0, mark)
+    assert ("LimitNOFILE" in finding) == (mark == "??")
+
+
+def test_output_that_cannot_be_written_is_one_line_and_1(folder: Path) -> None:
+    write_configuration(folder, configuration())
+    done = run_in_shell('"$@" >/dev/full', "check", folder=folder)
+    assert done.returncode == 1
+    assert done.stderr == b"trio_fcgimail: cannot write to standard output: No space left on device\n"
 
 
 def test_all_that_is_wrong_is_told_at_once(folder: Path) -> None:

@@ -19,6 +19,7 @@ from tests.cli.support import (
     configuration,
     deliver,
     greeted,
+    run_in_shell,
     send_mail,
     write_configuration,
 )
@@ -110,11 +111,25 @@ def test_save_with_a_server_of_another_needs_no_file(php: PhpFpm, folder: Path) 
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_an_idle_server_with_0(folder: Path, number: signal.Signals) -> None:
     write_configuration(folder, configuration())
     with ServerProcess("serve", folder=folder) as server:
         assert server.stop(number) == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "warned"),
+    [pytest.param("ulimit -Sn 300", False, id="soft"), pytest.param("ulimit -n 300", True, id="hard")],
+)
+def test_file_descriptors_are_taken_as_many_as_may_be_and_too_few_are_told(
+    folder: Path, limit: str, warned: bool
+) -> None:
+    write_configuration(folder, configuration(listen="192.0.2.1:1"))  # ends it at once
+    done = run_in_shell(f'{limit}; "$@"', "serve", folder=folder)
+    assert done.returncode == 1
+    assert (b"too few file descriptors" in done.stderr) is warned
+    assert (b"1000 connections may need 2" in done.stderr) is warned
 
 
 def test_on_term_a_mail_under_way_is_finished_and_an_idle_client_told_to_go(php: PhpFpm, folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.phpfpm import children_of, require_php, script_user, wait_gone
 from tests.server_process import SECONDS, ServerProcess, environment, eventually, run_command
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples" / "php"
-#: The command line with nothing to be found where PHP could be.
+#: The command line with nothing to be found where PHP could be but what is in the folder that is named first.
 WITHOUT_PHP: Final = """
 import functools, pathlib, sys
 from trio_fcgimail.cli import commands
@@ -98,6 +98,35 @@ def test_php_goes_with_a_killed_server(folder: Path, mails: Path) -> None:
         master = _master(server, 5)
     wait_gone(master)
     eventually(lambda: list((folder / "tmp").iterdir()) == [], "its folder is gone")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_ends_the_start_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    for name in ("empty", "tmp"):
+        (folder / name).mkdir()
+    (folder / "save.php").touch()
+    php = folder / "empty" / "php-fpm"  # never takes a connection
+    php.write_text(f"#!/bin/sh\necho $$ >{folder}/pid\nmv {folder}/pid {folder}/started\nexec sleep 600\n")
+    php.chmod(0o755)
+    user = script_user()
+    command = [sys.executable, "-c", WITHOUT_PHP, str(folder / "empty"), "serve", "--save", "save.php"]
+    with subprocess.Popen(
+        command + ([] if user is None else ["--php-user", user]),
+        cwd=folder,
+        env=environment({"TMPDIR": str(folder / "tmp")}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually((folder / "started").exists, "PHP is being started")
+        process.send_signal(signal.SIGUSR1)  # harmless
+        process.send_signal(number)
+        shown, said = process.communicate(timeout=SECONDS)
+    assert (process.returncode, shown) == (1, "")
+    assert said.splitlines()[-1] == "trio_fcgimail: stopped before it was ready"
+    assert "Traceback" not in said
+    wait_gone(int((folder / "started").read_text()))
+    assert list((folder / "tmp").iterdir()) == []
 
 
 def test_without_php_it_says_what_to_install_and_ends_with_1(folder: Path) -> None:

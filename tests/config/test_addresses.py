@@ -15,6 +15,7 @@ BOTH = [
     pytest.param("[0:0:0::1]:9", TcpAddress("::1", 9), "[::1]:9", id="ipv6-normalised"),
     pytest.param("[fe80::1%eth0]:25", TcpAddress("fe80::1%eth0", 25), "[fe80::1%eth0]:25", id="ipv6-zone"),
     pytest.param("Php_FPM:9000", TcpAddress("php_fpm", 9000), "php_fpm:9000", id="container-name"),
+    pytest.param("x" * 63 + ":9", TcpAddress("x" * 63, 9), "x" * 63 + ":9", id="longest-label"),
     pytest.param("localhost:65535", TcpAddress("localhost", 65535), "localhost:65535", id="name-and-highest-port"),
 ]
 
@@ -36,6 +37,8 @@ BAD = [
     pytest.param("300.1.1.1:25", "neither an IP address nor the name", id="no-ip-and-no-name"),
     pytest.param("a b:25", "neither an IP address nor the name", id="space"),
     pytest.param("x" * 300 + ":25", "neither an IP address nor the name", id="long-name"),
+    pytest.param("x" * 64 + ".example.com:25", "neither an IP address nor the name", id="long-label"),
+    pytest.param("mx..example.com:25", "neither an IP address nor the name", id="empty-label"),
     pytest.param("::1:25", "in brackets", id="ipv6-without-brackets"),
     pytest.param("[127.0.0.1]:25", "not an IPv6 address", id="ipv4-in-brackets"),
     pytest.param("[fe80::1%\n]:25", "not an IPv6 address", id="zone-of-controls"),
@@ -87,7 +90,11 @@ def test_loopback(text: str, loopback: bool) -> None:
 
 
 @settings(deadline=None)
-@given(st.text(max_size=120) | st.from_regex(r"(tcp:|unix:/)?[\[\]:.%a-f0-9]{0,30}:[0-9]{0,6}"))
+@given(
+    st.text(max_size=120)
+    | st.from_regex(r"(tcp:|unix:/)?[\[\]:.%a-f0-9]{0,30}:[0-9]{0,6}")
+    | st.from_regex(r"([a-z]|-|_){0,70}(\.([a-z]){0,70}){0,3}:25", fullmatch=True)
+)
 def test_what_parses_is_put_back_and_the_rest_is_a_value_error(text: str) -> None:
     for parse in (parse_listen_address, parse_upstream_address):
         try:
@@ -98,3 +105,5 @@ def test_what_parses_is_put_back_and_the_rest_is_a_value_error(text: str) -> Non
             assert reason.isprintable()
         else:
             assert parse(str(address)) == address
+            if isinstance(address, TcpAddress):
+                address.host.encode("idna")  # as the resolver does; what it cannot is a UnicodeError there

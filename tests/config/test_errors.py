@@ -219,7 +219,6 @@ LATER = [
         '"systemd:smtp"',
         '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
     ),
-    _later(_TCP + 'protocol = "lmtp"', "listeners[0].protocol", '"lmtp"', '"smtp" (LMTP'),
     _later(_TCP + 'tls = "starttls"', "listeners[0].tls", '"starttls"', '"none" (TLS'),
     _later(_TCP + 'tls = "implicit"', "listeners[0].tls", '"implicit"', '"none" (TLS'),
     _later(_TCP + "tls = false", "listeners[0].tls", "false", '"none" (TLS'),

@@ -58,6 +58,19 @@ def check(stage: Stage, row: Row, unexpected: Unexpected = Unexpected.TEMPFAIL) 
     assert (verdict.meaning, verdict.reply.render(utf8=True)) == (row.meaning, row.reply)
 
 
+# What makes a verdict none: each starts a new line, or a new page, for somebody.
+CONTROLS: Final = [
+    ("form-feed", b"\x0c"),
+    ("blank-form-feed", b" \x0c"),
+    ("vertical-tab", b" a\x0b"),
+    ("nul", b" \0"),
+    ("group-separator", b"\x1d"),
+    ("escape", b" \x1b"),
+    ("nel", b" \xc2\x85"),
+    ("line-separator", " \u2028".encode()),
+    ("paragraph-separator", "\u2029".encode()),
+]
+
 VALIDATE_ROWS: Final = [
     Row("passed", b"PASSED", ACCEPTED, TAKEN),
     Row("pass", b"PASS", ACCEPTED, TAKEN),
@@ -81,6 +94,7 @@ VALIDATE_ROWS: Final = [
     Row("line-behind-passed", b"PASSED\nreally", FAILED, LOCAL_ERROR),
     Row("cr-line-behind-passed", b"PASSED\rreally", FAILED, LOCAL_ERROR),
     Row("reply-behind-passed", b"PASSED\n550 no", FAILED, LOCAL_ERROR),
+    *(Row(f"behind-passed-{name}", b"PASSED" + octets + b"x", FAILED, LOCAL_ERROR) for name, octets in CONTROLS),
     Row("passed-twice", b"PASSED\nPASSED", FAILED, LOCAL_ERROR),
     Row("saved", b"SAVED", FAILED, LOCAL_ERROR),
     Row("saved-id", b"SAVED id=1", FAILED, LOCAL_ERROR),
@@ -104,7 +118,6 @@ SAVE_ROWS: Final = [
     Row("id-empty", b"SAVED id=", ACCEPTED, QUEUED),
     Row("id-with-slash", b"SAVED id=a/b", ACCEPTED, QUEUED),
     Row("id-not-ascii", "SAVED id=ä".encode(), ACCEPTED, QUEUED),
-    Row("id-with-control", b"SAVED id=a\0b", ACCEPTED, QUEUED),
     Row("id-within-a-word", b"SAVED void=1", ACCEPTED, QUEUED),
     Row("discard", b"DISCARD", DISCARDED, QUEUED),
     Row("discard-with-words", b"DISCARD spam", DISCARDED, QUEUED),
@@ -114,6 +127,9 @@ SAVE_ROWS: Final = [
     Row("passed", b"PASSED", FAILED, LOCAL_ERROR),
     Row("line-behind-saved", b"SAVED\noops", FAILED, LOCAL_ERROR),
     Row("line-behind-discard", b"DISCARD\noops", FAILED, LOCAL_ERROR),
+    Row("id-with-control", b"SAVED id=a\0b", FAILED, LOCAL_ERROR),
+    *(Row(f"behind-saved-{name}", b"SAVED" + octets + b"x", FAILED, LOCAL_ERROR) for name, octets in CONTROLS),
+    Row("control-behind-discard", b"DISCARD x\x0cy", FAILED, LOCAL_ERROR),
     Row("saved-twice", b"SAVED\nSAVED", FAILED, LOCAL_ERROR),
     Row("550-is-not-about-a-user", b"550 no", REFUSED, b"550 5.7.1 no\r\n"),
     Row("550-of-its-own", b"550 5.1.1 no", REFUSED, b"550 5.1.1 no\r\n"),
@@ -192,6 +208,7 @@ DROPPED: Final = {
     "no-temporary-stream": b"PHP Notice:  Unable to create temporary file, Check permissions",
     "fatal": b"PHP message: PHP Fatal error:  Uncaught Exception in /s.php:3",
     "parse": b"PHP message: PHP Parse error:  syntax error in /s.php on line 3",
+    "catchable": b"PHP Catchable fatal error:  Argument 1 passed to f() must be an instance of X",
     "recoverable": b"PHP Recoverable fatal error:  Object of class X could not be converted",
     "glued": b"PHP message: hello; PHP message: PHP Fatal error:  gone",
 }
@@ -220,6 +237,23 @@ FAILURE_ROWS: Final = [
     Row("warning-before-saved", WARNING_TEXT + b"SAVED", FAILED, LOCAL_ERROR),
     Row("warning-before-reply", WARNING_TEXT + b"550 5.1.1 no", FAILED, LOCAL_ERROR),
     Row("notice-alone", b"Notice: x in /s.php on line 3", FAILED, LOCAL_ERROR),
+    Row("strict-standards", b"\nStrict Standards:  x in /s.php on line 3\n", FAILED, LOCAL_ERROR),
+    Row(
+        "strict-standards-html",
+        b"<br />\n<b>Strict Standards</b>:  x in <b>/s.php</b> on line <b>3</b><br />\n",
+        FAILED,
+        LOCAL_ERROR,
+    ),
+    Row("catchable", b"\nCatchable fatal error:  x in /s.php on line 3\n", FAILED, LOCAL_ERROR),
+    Row(
+        "xdebug",
+        b"<br />\n<font size='1'><table class='xdebug-error xe-fatal-error' dir='ltr' border='1'>\n"
+        b"<tr><th>( ! )</span> Fatal error: Uncaught Error: x in /s.php on line <i>3</i></th></tr>",
+        FAILED,
+        LOCAL_ERROR,
+    ),
+    Row("fatal-without-a-line", b"PHP Fatal error:  Uncaught x in /s.php:3", FAILED, LOCAL_ERROR),
+    Row("parse-error-cut", b"well\nPHP Parse error:  syntax err", FAILED, LOCAL_ERROR),
     Row("deprecated-alone", b"Deprecated: x in /s.php on line 3", FAILED, LOCAL_ERROR),
     *(
         Row(f"{name}-{words.split()[0].decode().lower()}", words, FAILED, LOCAL_ERROR, stderr=line)
@@ -322,7 +356,7 @@ def test_any_answer_has_a_verdict_and_a_sound_reply(
         text = output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
         assert 200 <= status <= 299
         assert stderr not in DROPPED.values()
-        assert not {"\r", "\n"} & set(text)
+        assert not re.search("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]", text)
         assert text.replace("\t", " ").split(" ")[0] in VERDICT_WORDS[stage]
     for utf8 in (False, True):
         wire = verdict.reply.render(utf8=utf8)

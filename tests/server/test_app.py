@@ -1,7 +1,14 @@
 """A whole server on real sockets: who is let in, and how it ends. Time is real, and nothing here waits for long."""
 
+import logging
+import math
+import os
+import resource
 import signal
+import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -9,8 +16,10 @@ import pytest
 import trio
 
 from tests.support import MAIL, TEMPFAIL, Dialogue, Journal, Line, ScriptedResponder, elapsed, serving, settings
-from trio_fcgimail.config import Settings, TcpAddress, UnixAddress
-from trio_fcgimail.server import Ending, ListenError, Server, stop_at_signals
+from trio_fcgimail.config import ListenerSettings, Settings, TcpAddress, UnixAddress
+from trio_fcgimail.server import Ending, ListenError, Server, session, stop_at_signals
+from trio_fcgimail.server.app import MAX_POLITE_REFUSALS
+from trio_fcgimail.server.listeners import open_listeners
 
 pytestmark = pytest.mark.trio
 
@@ -93,6 +102,78 @@ async def test_who_was_turned_away_takes_no_place(
         await (await house.dial("127.0.0.2")).hello()
 
 
+async def test_a_crowd_that_is_turned_away_does_not_keep_sockets(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "GOODBYE_SECONDS", math.inf)  # else the polite ones are over soon as well
+    async with serving(_settings(tmp_path, "limits = { connections = 1 }"), journal) as house:
+        await house.guest()
+        clients = [await house.dial() for _ in range(MAX_POLITE_REFUSALS)]
+        for client in clients:
+            assert await client.reply() == TOO_MANY
+        last = await house.dial()
+        assert await last.reply() == TOO_MANY
+        with trio.fail_after(10), pytest.raises(trio.BrokenResourceError):  # closed: the others are half-closed
+            await _talk_on(last)
+        assert len(journal.entries("connection refused")) == MAX_POLITE_REFUSALS + 1
+
+
+async def _talk_on(client: Dialogue) -> None:
+    while True:
+        await client.send(b"EHLO client.example\r\n")
+
+
+@contextmanager
+def _no_more_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class _Complaints(logging.Handler):
+    """Waits until Trio has complained three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 3
+        self.enough = trio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.enough.set()
+
+
+async def test_without_descriptors_it_waits_and_says_so_in_few_short_lines(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    complaints = _Complaints()
+    logger = logging.getLogger("trio.serve_listeners")
+    logger.addHandler(complaints)
+    try:
+        async with serving(_settings(tmp_path), journal) as house:
+            address = house.addresses[0]
+            assert isinstance(address, TcpAddress)
+            with socket.socket() as client:
+                with _no_more_descriptors(), trio.fail_after(10):
+                    client.connect((address.host, address.port))
+                    await complaints.enough.wait()
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+                assert (await stream.receive_some(4)) == b"220 "
+    finally:
+        logger.removeHandler(complaints)
+    (entry,) = journal.entries("cannot accept")
+    assert entry["problem"] == "accept returned EMFILE (Too many open files); retrying in 0.1 seconds"
+    assert "exception" not in entry
+    assert caplog.records == []
+    assert (logger.propagate, logger.handlers) == (True, [])
+
+
 async def test_a_unix_socket_has_no_address_to_count(
     responder: ScriptedResponder, journal: Journal, tmp_path: Path
 ) -> None:
@@ -128,6 +209,11 @@ async def test_an_address_that_is_taken(responder: ScriptedResponder, journal: J
         server = Server(_settings(tmp_path, listeners=listeners), log=journal.log)
         with pytest.raises(ListenError, match=rf"cannot listen on {house.addresses[0]}: the address is in use"):
             await server.run()
+
+
+async def test_an_address_that_the_resolver_cannot_even_ask_for() -> None:
+    with pytest.raises(ListenError, match=r"cannot listen on x{64}:25: not the name of a host"):
+        await open_listeners(ListenerSettings(address=TcpAddress("x" * 64, 25)))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +316,34 @@ async def test_an_idle_server_stops_at_once(journal: Journal, tmp_path: Path) ->
         server.stop()
         assert server.is_stopping
     assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_signal_drains(
+    number: signal.Signals, responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house, trio.open_nursery() as inner:
+        await inner.start(stop_at_signals, house.server, journal.log, journal.file)
+        client = await house.guest()
+        signal.raise_signal(number)
+        assert await client.rest() == SHUTTING_DOWN
+        inner.cancel_scope.cancel()
+    assert [entry["signal"] for entry in journal.entries("stopping")] == [number.name]
+
+
+async def test_a_hangup_that_was_ignored_stays_so(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        async with serving(_settings(tmp_path), journal) as house, trio.open_nursery() as inner:
+            await inner.start(stop_at_signals, house.server, journal.log, journal.file)
+            client = await house.guest()
+            signal.raise_signal(signal.SIGHUP)
+            assert (await client.mail()).startswith(STORED)
+            inner.cancel_scope.cancel()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 async def test_signals(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:

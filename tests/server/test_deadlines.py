@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trio
@@ -81,6 +81,50 @@ async def test_each_command_has_idle_seconds_of_its_own(
     for _ in range(10):
         await trio.sleep(16)
         assert await client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(b"", id="short-line"),
+        pytest.param(5000 * b"x", id="over-long-line"),
+        pytest.param(b"MAIL FROM:<>\r\n", id="in-a-transaction"),
+        pytest.param(b"NOOP\r\nBDAT 1000000 LAST\r\n", id="chunk-that-is-refused"),
+    ],
+)
+async def test_a_command_has_idle_seconds_however_it_trickles_in(
+    beginning: bytes, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client = await House(nursery, journal, LIMITS).guest()
+    await client.send(beginning)
+    await trio.testing.wait_all_tasks_blocked()
+    seconds = elapsed()
+    nursery.start_soon(_trickle, client)
+    with trio.move_on_after(100):
+        assert (await client.rest()).endswith(TIMED_OUT)
+    assert seconds() == pytest.approx(17)
+
+
+async def test_a_beginning_that_comes_when_the_time_is_over_prolongs_nothing(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    theirs, ours = memory_stream_pair()
+    nursery.start_soon(House(nursery, journal, LIMITS).session(ours).run)
+    client = Dialogue(theirs)
+    await client.hello()
+    await client.send(b"NO")
+    await trio.testing.wait_all_tasks_blocked()
+    await client.send(b"O")
+    autojump_clock.jump(100)
+    assert await client.rest() == TIMED_OUT
+    assert journal.entries("session failed") == []
+
+
+async def _trickle(client: Dialogue) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(b"x")
+            await trio.sleep(1)
 
 
 async def test_silence_within_the_data_ends_after_data_seconds(

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support import MAIL, TEMPFAIL, Act, House, Journal, Line, ScriptedResponder, refuse
+from tests.support import MAIL, TEMPFAIL, Act, House, Journal, Line, ScriptedResponder, refuse, stderr
 from trio_fcgimail.config import LogFormat
 from trio_fcgimail.server import MailReport
 
@@ -254,6 +254,39 @@ async def test_a_spool_folder_that_is_gone_is_452(
 # The words of scripts
 
 
+async def test_stderr_is_logged_whatever_becomes_of_the_answer(
+    responder: ScriptedResponder, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    said = b"begins " + 9000 * b"x" + b" ends"
+
+    async def dies(line: Line) -> None:
+        await line.request()
+        await line.write(stderr(said))
+
+    async def hangs(line: Line) -> None:
+        await dies(line)
+        await trio.sleep_forever()
+
+    client = await House(nursery, journal, VALIDATE, connect=responder.connect).guest()
+    await client.ask(b"MAIL FROM:<>")
+    for act in (dies, hangs):
+        responder.act = act
+        assert await client.ask(b"RCPT TO:<b@example.com>") == TEMPFAIL
+    entries = journal.entries("script stderr")
+    assert [(entry["queue_id"], entry["stage"], entry["stderr"]) for entry in entries] == 2 * [
+        ("q1", "validate", said.decode())
+    ]
+
+
+async def test_recipients_are_logged_when_the_script_was_asked(
+    responder: ScriptedResponder, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    for toml, lines in (("", 0), (VALIDATE, 1)):
+        client = await House(nursery, journal, toml, connect=responder.connect).guest()
+        await client.begin(b"b@example.com", b"postmaster")
+        assert len(journal.entries("recipient")) == lines
+
+
 @dataclass(frozen=True)
 class Word:
     """What a script says, and what the sender gets."""
@@ -389,7 +422,7 @@ async def test_a_session_that_fails_says_421_and_touches_no_other(
     assert await first.rest() == b""
     clock.broken = False
     assert (await second.ask(MAIL + b".")).startswith(STORED)
-    assert len(journal.entries("session failed")) == 1
+    assert [entry["problem"] for entry in journal.entries("session failed")] == ["ValueError: no time"]
     assert house.room.used_octets == 0
 
 
@@ -412,7 +445,8 @@ async def test_an_observer_that_fails_changes_no_verdict(
     for _ in range(2):
         assert (await client.mail()).startswith(STORED)
     assert counting.mails == 2
-    assert len(journal.entries("observer failed")) == 2
+    problem = "BrokenPipeError: nobody looks at the terminal any more"
+    assert [entry["problem"] for entry in journal.entries("observer failed")] == 2 * [problem]
 
 
 async def test_a_log_on_a_full_disk_changes_no_verdict(

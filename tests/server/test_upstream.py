@@ -115,6 +115,12 @@ async def test_tcp_to_a_name_of_several_addresses_tells_of_each() -> None:
         await connect(TcpAddress("localhost", port), seconds=5)
 
 
+@pytest.mark.parametrize("host", ["x" * 64 + ".example", "mx..example"], ids=["long-label", "empty-label"])
+async def test_tcp_to_what_the_resolver_cannot_even_ask_for(host: str) -> None:
+    with pytest.raises(UpstreamUnavailable, match="not the name of a host"):
+        await connect(TcpAddress(host, 9000), seconds=5)
+
+
 async def test_tcp_connected() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         await (await connect(TcpAddress("127.0.0.1", listener.getsockname()[1]), seconds=5)).aclose()

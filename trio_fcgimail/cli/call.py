@@ -2,74 +2,101 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import stat
 import sys
-from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedIOBase
 from typing import Final
 
 import click
 import trio
 
-from trio_fcgimail.cli.problems import RAN_AND_FAILED
+from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure, writing_output
 from trio_fcgimail.config import UpstreamAddress
 from trio_fcgimail.mail import Answer, Field, get_parameters, post_parameters
-from trio_fcgimail.server.upstream import Body, UpstreamError, connect, request
+from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, connect, request
 
 _MAX_OUTPUT_OCTETS: Final = 64 << 20
+_MAX_PIPED_OCTETS: Final = 1 << 30  # ours: what a pipe may put on our disk
 _BLOCK_OCTETS: Final = 65_536
+
+
+@contextmanager
+def of_known_length(source: BufferedIOBase) -> Iterator[BufferedIOBase]:
+    """The file itself when its length is known, else (a pipe, a terminal) a copy of all that can be read from it.
+
+    Raises:
+        Failure: it cannot be read, or is larger than 1 GiB.
+    """
+    facts = os.fstat(source.fileno())
+    if stat.S_ISREG(facts.st_mode) and facts.st_size:  # what is computed when it is read (/proc) says 0
+        yield source
+        return
+    with tempfile.TemporaryFile() as copy:
+        try:
+            while piece := source.read(_BLOCK_OCTETS):
+                if copy.tell() + len(piece) > _MAX_PIPED_OCTETS:
+                    raise Failure(f"the body is larger than {_MAX_PIPED_OCTETS} octets; post it from a file")
+                copy.write(piece)
+            copy.seek(0)
+        except OSError as exc:
+            raise Failure(f"cannot read the body: {exc.strerror}") from exc
+        yield copy
 
 
 async def call_script(
     address: UpstreamAddress,
     script: str,
     fields: Sequence[Field],
-    post: Path | None,
+    post: BufferedIOBase | None,
     *,
+    hostname: str,
     content_type: str,
     seconds: float,
+    connect: Connect = connect,
 ) -> int:
-    """Make the request and print what came back; returns the exit code."""
+    """Make the request and print what came back; returns the exit code.
+
+    Args:
+        post: the body, from where it stands to its end; see :func:`of_known_length`. None for a GET.
+        seconds: for all of it.
+
+    Raises:
+        Failure: standard output cannot be written.
+    """
     began = trio.current_time()
-    try:
-        answer = await _request(address, script, fields, post, content_type, seconds)
-    except (UpstreamError, OSError) as exc:
-        click.echo(f"trio_fcgimail: {exc}", err=True)
-        return RAN_AND_FAILED
-    milliseconds = 1000 * (trio.current_time() - began)
-    _show(answer)
-    click.echo(f"{milliseconds:.1f} ms, appStatus {answer.app_status}", err=True)
-    return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
-
-
-async def _request(
-    address: UpstreamAddress,
-    script: str,
-    fields: Sequence[Field],
-    post: Path | None,
-    content_type: str,
-    seconds: float,
-) -> Answer:
-    hostname = socket.gethostname()
     body: Body | None = None
     if post is None:
         parameters = get_parameters(script, fields, hostname=hostname, remote_ip="127.0.0.1")
     else:
-        octets = (await trio.Path(post).stat()).st_size
+        octets = max(0, os.fstat(post.fileno()).st_size - post.tell())
         body = Body(octets, _pieces(post, octets))
         parameters = post_parameters(
             script, octets, hostname=hostname, remote_ip="127.0.0.1", fields=fields, content_type=content_type
         )
-    stream = await connect(address, seconds=seconds)
-    return await request(stream, parameters, body, seconds=seconds, max_output_octets=_MAX_OUTPUT_OCTETS)
+    try:
+        stream = await connect(address, seconds=seconds)
+        left = max(0.0, round(seconds - (trio.current_time() - began), 3))  # round, as it is shown
+        answer = await request(stream, parameters, body, seconds=left, max_output_octets=_MAX_OUTPUT_OCTETS)
+    except (UpstreamError, OSError) as exc:
+        click.echo(f"trio_fcgimail: {exc}", err=True)
+        return RAN_AND_FAILED
+    milliseconds = 1000 * (trio.current_time() - began)
+    with writing_output():
+        _show(answer)
+    click.echo(f"{milliseconds:.1f} ms, appStatus {answer.app_status}", err=True)
+    return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
 
 
-async def _pieces(path: Path, octets: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(source: BufferedIOBase, octets: int) -> AsyncGenerator[bytes, None]:
     """The file as long as it was when its length was told; one that grows meanwhile is cut there."""
-    async with await trio.open_file(path, "rb") as file:
-        while octets and (piece := await file.read(min(_BLOCK_OCTETS, octets))):
-            octets -= len(piece)
-            yield piece
+    file = trio.wrap_file(source)
+    while octets and (piece := await file.read(min(_BLOCK_OCTETS, octets))):
+        octets -= len(piece)
+        yield piece
 
 
 def _show(answer: Answer) -> None:

@@ -15,10 +15,13 @@ import rich.table
 import rich.text
 import trio
 
-from trio_fcgimail.cli.problems import RAN_AND_FAILED
-from trio_fcgimail.config import ListenerSettings, Settings, TcpAddress, UnixAddress
+from trio_fcgimail import smtp
+from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
+from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TcpAddress, UnixAddress
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session
 from trio_fcgimail.server import ListenError
+from trio_fcgimail.server.app import server_options
 from trio_fcgimail.server.listeners import close_listener, open_listeners
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.upstream import UpstreamError, connect
@@ -55,8 +58,9 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
     """Try everything, print the table; returns the exit code."""
     findings = [Finding("configuration", State.GOOD, f"{path} can be read")]
     for number, listener in enumerate(settings.listeners):
-        findings.append(await _check_listener(f"listeners[{number}].address", listener, settings.hostname))
-    findings += [_check_log(settings), _check_spool(settings), await _check_upstream(settings)]
+        findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
+    findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
+    findings.append(await _check_upstream(settings))
     findings += [_check_script("scripts.validate", settings.scripts.validate)] if settings.scripts.validate else []
     findings.append(_check_script("scripts.save", settings.scripts.save))
     findings.append(_check_php_limits(settings))
@@ -72,14 +76,15 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         mark, style = marks[finding.state]
         table.add_row(rich.text.Text(mark, style), rich.text.Text(finding.subject), rich.text.Text(finding.detail))
-    rich.console.Console(highlight=False).print(table)
+    with writing_output():
+        rich.console.Console(highlight=False).print(table)
 
 
-async def _check_listener(key: str, listener: ListenerSettings, hostname: str) -> Finding:
+async def _check_listener(key: str, listener: ListenerSettings, settings: Settings) -> Finding:
     try:
         opened = await open_listeners(listener)
     except ListenError as exc:
-        if await _greets_as(listener, hostname):
+        if await _greets_with(listener.address, _banner(settings, listener)):
             return Finding(key, State.GOOD, f"{listener.address}: our server is running there")
         return Finding(key, State.BAD, f"{exc}; end the other program or choose another address")
     for one in opened:
@@ -87,16 +92,33 @@ async def _check_listener(key: str, listener: ListenerSettings, hostname: str) -
     return Finding(key, State.GOOD, f"{listener.address} can be listened on")
 
 
-async def _greets_as(listener: ListenerSettings, hostname: str) -> bool:
-    """Whether what holds the address greets as we would."""
+def _banner(settings: Settings, listener: ListenerSettings) -> bytes:
+    """What our server says first: the core's own words, and not those of another server with our name."""
+    conn = smtp.ServerConnection(server_options(settings, listener))
+    event = conn.next_event()
+    assert isinstance(event, smtp.Connected), "the core's first event"
+    return conn.accept(event)
+
+
+async def _greets_with(address: ListenAddress, banner: bytes) -> bool:
+    """Whether what holds the address says exactly that."""
     with trio.move_on_after(_BANNER_SECONDS):
         try:
-            stream = await connect(listener.address, seconds=_BANNER_SECONDS)
+            stream = await connect(address, seconds=_BANNER_SECONDS)
             async with stream:
-                return (await stream.receive_some(512)).startswith(f"220 {hostname} ".encode())
+                return await stream.receive_some(len(banner) + 1) == banner
         except (UpstreamError, trio.BrokenResourceError):
             return False
     return False
+
+
+def _check_descriptors(settings: Settings) -> Finding:
+    """Only a warning: the server may be started with another limit than we were."""
+    limit = raise_limit()
+    shortage = find_shortage(settings, limit)
+    if shortage is None:
+        return Finding("limits.connections", State.GOOD, f"{limit} file descriptors are allowed")
+    return Finding("limits.connections", State.UNKNOWN, shortage)
 
 
 def _check_log(settings: Settings) -> Finding:

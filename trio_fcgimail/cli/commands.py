@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import socket
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Final
 from urllib.parse import quote_plus
 
 import click
@@ -15,9 +17,9 @@ import rich.console
 import trio
 
 from trio_fcgimail import __version__
-from trio_fcgimail.cli.call import call_script
+from trio_fcgimail.cli.call import call_script, of_known_length
 from trio_fcgimail.cli.check import check_settings
-from trio_fcgimail.cli.problems import BadConfiguration, Failure
+from trio_fcgimail.cli.problems import BadConfiguration, Failure, writing_output
 from trio_fcgimail.cli.run import OwnPhp, run_server
 from trio_fcgimail.config import (
     DEFAULT_LISTEN,
@@ -36,7 +38,6 @@ from trio_fcgimail.config import (
 from trio_fcgimail.demo import run_demo
 from trio_fcgimail.server.php import PHP_MISSING, find_php
 
-_NOT_YET: Final = UnixAddress("/until/php/has/its/socket")
 _CONFIGURATION = click.Path(path_type=Path)
 
 
@@ -143,28 +144,38 @@ def serve(
         sys.exit(run_server(read_settings(config or _configuration_here())))
     if config is not None:
         raise click.UsageError("--config and --save exclude each other: the file names its own scripts.")
-    own_php = fastcgi is None
+    if fastcgi is not None and php_user is not None:
+        raise click.UsageError("--php-user is for a PHP of our own; --fastcgi names another's.")
+    settings_with = partial(
+        serve_settings,
+        save=_script_path(save, must_exist=fastcgi is None),
+        validate=None if validate is None else _script_path(validate, must_exist=fastcgi is None),
+        listen=listen,
+        allow=allow,
+        hostname=hostname or default_hostname(),
+        max_connections=max_connections,
+    )
     try:
-        settings = serve_settings(
-            save=_script_path(save, must_exist=own_php),
-            validate=None if validate is None else _script_path(validate, must_exist=own_php),
-            upstream=fastcgi or _NOT_YET,
-            listen=listen,
-            allow=allow,
-            hostname=hostname or default_hostname(),
-            max_connections=max_connections,
-        )
+        settings = _without_upstream(settings_with) if fastcgi is None else settings_with(upstream=fastcgi)
     except ConfigErrors as exc:
         raise BadConfiguration(exc) from exc
-    if not own_php:
-        if php_user is not None:
-            raise click.UsageError("--php-user is for a PHP of our own; --fastcgi names another's.")
-        sys.exit(run_server(settings))
+    sys.exit(_serve_with_own_php(settings, php_user) if fastcgi is None else run_server(settings))
+
+
+def _without_upstream(settings_with: partial[Settings]) -> Settings:
+    """What the options say, all of it checked before PHP is started: its socket becomes the upstream, of which there
+    is none yet. Any address does to have the others judged, as it is taken out again.
+    """
+    settings = settings_with(upstream=UnixAddress("/any"))
+    return replace(settings, fastcgi=replace(settings.fastcgi, upstreams=()))
+
+
+def _serve_with_own_php(settings: Settings, user: str | None) -> int:
     program = find_php()
     if program is None:
         raise Failure(PHP_MISSING)
     scripts = [Path(script) for script in (settings.scripts.save, settings.scripts.validate) if script is not None]
-    sys.exit(run_server(settings, OwnPhp(program, scripts, php_user)))
+    return run_server(settings, OwnPhp(program, scripts, user))
 
 
 def _refuse_options_of_save(ctx: click.Context) -> None:
@@ -206,9 +217,7 @@ def check(config: Path | None, probe: bool) -> None:
 @cli.command()
 @click.argument("script")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
-@click.option(
-    "--post", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="POST this file as the body."
-)
+@click.option("--post", type=click.File("rb"), metavar="FILE", help="POST this as the body; - is standard input.")
 @click.option("--content-type", default="application/x-www-form-urlencoded", show_default=True, help="Of the body.")
 @click.option(
     "--fastcgi", metavar="ADDRESS", callback=_upstream_address, required=True, help="unix:/PATH or HOST:PORT."
@@ -217,7 +226,7 @@ def check(config: Path | None, probe: bool) -> None:
 def call(
     script: str,
     fields: tuple[str, ...],
-    post: Path | None,
+    post: BufferedIOBase | None,
     content_type: str,
     fastcgi: UpstreamAddress,
     seconds: float,
@@ -237,10 +246,14 @@ def call(
         raise click.UsageError("SCRIPT is an absolute path.")
     if math.isnan(seconds):  # which no range of click's keeps out
         raise click.UsageError("--seconds is a number.")
-    sys.exit(trio.run(partial(call_script, fastcgi, script, pairs, post, content_type=content_type, seconds=seconds)))
+    with ExitStack() as stack:
+        body = None if post is None else stack.enter_context(of_known_length(post))
+        request = partial(call_script, fastcgi, script, pairs, body, hostname=default_hostname())
+        sys.exit(trio.run(partial(request, content_type=content_type, seconds=seconds)))
 
 
 @cli.command()
 def version() -> None:
     """Print the version."""
-    click.echo(f"trio_fcgimail {__version__}")
+    with writing_output():
+        click.echo(f"trio_fcgimail {__version__}")

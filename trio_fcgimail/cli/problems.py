@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Final, final
 
 import click
@@ -37,3 +40,23 @@ class BadConfiguration(click.ClickException):
     def show(self, file: IO[str] | None = None) -> None:
         """Print the lines."""
         click.echo(self.message, file=file or sys.stderr)
+
+
+@contextmanager
+def writing_output() -> Iterator[None]:
+    """Around what writes the result to standard output, which may be a full disk.
+
+    Raises:
+        Failure: it cannot be written.
+        BrokenPipeError: nobody reads it any more, which click takes for the end.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # else Python would fail once more, at its end, with what is buffered
+        os.close(nowhere)
+        raise Failure(f"cannot write to standard output: {exc.strerror}") from exc

@@ -11,6 +11,7 @@ from typing import final
 import structlog.typing
 import trio
 
+from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import Settings, UnixAddress
 from trio_fcgimail.server import Ending, ListenError, LogFile, LogObserver, Server, make_log, stop_at_signals
@@ -32,18 +33,53 @@ class OwnPhp:
     user: str | None
 
 
+@final
+class _Run:
+    """What signals end: the start, and from then on the server.
+
+    Args:
+        start: cancelled to end the start.
+    """
+
+    def __init__(self, start: trio.CancelScope) -> None:
+        self._start = start
+        self._server: Server | None = None
+
+    def begin(self, server: Server) -> None:
+        """The start is over."""
+        self._server = server
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._start.cancel_called if self._server is None else self._server.is_stopping
+
+    def stop(self) -> None:
+        if self._server is None:
+            self._start.cancel()
+        else:
+            self._server.stop()
+
+    def cut(self) -> None:
+        if self._server is not None:  # a start that is stopped is as good as cut
+            self._server.cut()
+
+
 def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
     """Serve until a signal says stop; returns the exit code.
 
+    Args:
+        settings: with a PHP of our own they name no upstream: its socket becomes the one.
+        php: to be started before.
+
     Raises:
-        Failure: it could not be started, or PHP could not.
+        Failure: it could not be started, or PHP could not, or a signal came before it was.
     """
     try:
         file = LogFile(settings.log.file)
     except OSError as exc:
         raise Failure(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
     problems: list[str] = []
-    ending = Ending.CUT
+    ending: Ending | None = None
     try:
         ending = trio.run(_serve, settings, file, php)
     except* (ListenError, PhpError) as group:
@@ -52,20 +88,31 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
         file.close()
     if problems:
         raise Failure("; ".join(problems))
+    if ending is None:
+        raise Failure("stopped before it was ready")
     return RAN_AND_FAILED if ending is Ending.CUT else 0
 
 
-async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Ending:
-    """The root of the nursery tree: signals around PHP around the server, each outliving what is within."""
+async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Ending | None:
+    """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
+
+    Returns:
+        None when a signal ended the start.
+    """
     log = make_log(settings.log, file)
     if os.geteuid() == 0:
         log.warning("serving as root; run it as a user of its own")
+    if (shortage := find_shortage(settings, raise_limit())) is not None:
+        log.warning("too few file descriptors", problem=shortage)
+    ending: Ending | None = None
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
+            run = _Run(inner.cancel_scope)
+            await outer.start(stop_at_signals, run, log, file)
             if php is not None:
                 settings = _with_upstream(settings, await inner.start(_run_php, php, settings, log))
             server = Server(settings, log=log, observers=[LogObserver(log)])
-            await outer.start(stop_at_signals, server, log, file)
+            run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
         outer.cancel_scope.cancel()

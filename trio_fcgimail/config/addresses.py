@@ -20,7 +20,8 @@ _UNIX = "unix:"
 _TCP = "tcp:"
 _MAX_SOCKET_PATH_OCTETS = 107  # unix(7) of Linux: sun_path has 108, the closing NUL included
 _MAX_NAME_CHARS = 253  # RFC 1035 2.3.4: 255 on the wire
-_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")  # the resolver's view: "_" occurs in container names
+# A label as resolvers take it: "_" occurs in container names; at most 63 characters (RFC 1035 2.3.4).
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,32}")  # RFC 4007 11.2: the name or number of an interface
 _NUMBER = re.compile(r"[0-9]{1,5}")
 
@@ -141,6 +142,6 @@ def _ipv6(text: str) -> str:
 
 def _name(text: str) -> str:
     labels = text.split(".")
-    if len(text) > _MAX_NAME_CHARS or labels[-1].isdigit() or not all(map(_NAME.fullmatch, labels)):
+    if len(text) > _MAX_NAME_CHARS or labels[-1].isdigit() or not all(map(_LABEL.fullmatch, labels)):
         raise ValueError(f"{shown(text)} is neither an IP address nor the name of a host")
     return text.lower()

@@ -62,7 +62,6 @@ _ROWS: Final = (
     _off("user", "", '""', "changing the user"),
     _off("group", "", '""', "changing the group"),
     NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
-    NotYet("listeners.protocol", lambda value: value != "lmtp", _text('"smtp"', "LMTP")),
     _off("listeners.tls", "none", '"none"', "TLS"),
     _off("listeners.certificate", "", '""', "TLS"),
     _off("listeners.private_key", "", '""', "TLS"),

@@ -67,6 +67,7 @@ class Protocol(Enum):
     """What a listener speaks."""
 
     SMTP = "smtp"  # RFC 5321
+    LMTP = "lmtp"  # RFC 2033
 
 
 @final

@@ -3,7 +3,7 @@
 The tree::
 
     run_demo (nursery)
-    ├── stop_at_signals, _stop_at_hangup
+    ├── stop_at_signals
     ├── Responder.run          outlives the server, whose last mails it stores
     └── showing (nursery)
         ├── Display.run        outlives the server, whose last mails it shows
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +76,6 @@ async def run_demo(
         limits = ResponderLimits(connections=settings.fastcgi.max_connections)
         async with trio.open_nursery() as nursery:
             await nursery.start(stop_at_signals, server, log, file)
-            await nursery.start(_stop_at_hangup, server)
             await nursery.start(Responder(maildir, log=log, limits=limits).run, path)
             async with trio.open_nursery() as showing:
                 showing.start_soon(display.run)
@@ -113,17 +111,6 @@ async def _serve(
         greet(addresses)
         task_status.started(addresses)
     return None
-
-
-async def _stop_at_hangup(server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """End as by SIGINT when the terminal is closed, so that no private folder is left; but not under nohup."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        task_status.started()
-        return
-    with trio.open_signal_receiver(signal.SIGHUP) as signals:
-        task_status.started()
-        async for _ in signals:
-            server.stop()
 
 
 def _settings(listen: ListenAddress, hostname: str, path: Path) -> Settings:

@@ -16,7 +16,7 @@ from trio_fcgimail.mail.request import (
     save_fields,
     validate_fields,
 )
-from trio_fcgimail.mail.text import clean
+from trio_fcgimail.mail.text import clean, clean_ends
 from trio_fcgimail.mail.trace import address_literal, received_header
 from trio_fcgimail.mail.verdict import (
     LOSS_OCTETS,
@@ -30,6 +30,7 @@ from trio_fcgimail.mail.verdict import (
     failed,
     find_loss,
     judge,
+    judge_each,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "WithKeyword",
     "address_literal",
     "clean",
+    "clean_ends",
     "decode_subject",
     "encode_fields",
     "failed",
@@ -64,6 +66,7 @@ __all__ = [
     "get_parameters",
     "has_room",
     "judge",
+    "judge_each",
     "new_queue_id",
     "octets_of",
     "post_parameters",

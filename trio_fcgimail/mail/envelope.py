@@ -77,6 +77,11 @@ class Envelope:
     smtputf8: bool = False
 
     @property
+    def verdicts_owed(self) -> int:
+        """How many verdicts its end is owed: one, or in LMTP one for each recipient (RFC 2033 4.2)."""
+        return len(self.recipients) if self.session.greeting is GreetingWord.LHLO else 1
+
+    @property
     def sender(self) -> str:
         """The reverse-path as scripts get it: ``""`` for a bounce."""
         return "" if self.mail_from is None else str(self.mail_from)

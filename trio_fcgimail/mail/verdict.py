@@ -81,9 +81,12 @@ class Verdict:
     reason: str
 
 
-_PASSED: Final = re.compile(r"PASS(?:ED)?(?:[ \t].*)?")
-_SAVED: Final = re.compile(r"SAVED(?:[ \t].*)?")
-_DISCARD: Final = re.compile(r"DISCARD(?:[ \t].*)?")
+# Of any control, TAB among them, or line end of Unicode: no word goes on behind one.
+_BEHIND: Final = r"(?:[ \x00-\x1f\x7f-\x9f\u2028\u2029].*)?"
+_PASSED: Final = re.compile(r"PASS(?:ED)?" + _BEHIND)
+_SAVED: Final = re.compile(r"SAVED" + _BEHIND)
+_DISCARD: Final = re.compile(r"DISCARD" + _BEHIND)
+_NOT_IN_A_VERDICT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _SAVED_ID: Final = re.compile(r"[ \t]id=([A-Za-z0-9._-]{1,64})(?=[ \t]|$)")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _REPLY_LINE: Final = re.compile(r"(?P<code>[45][0-9]{2})(?:(?P<mark>[ \t-])(?P<text>.*))?")
@@ -92,12 +95,19 @@ _ENHANCED: Final = re.compile(r"(?P<klass>[0-9])\.(?P<subject>[0-9]{1,3})\.(?P<d
 # What PHP itself prints when something goes wrong, with html_errors on or off, always on a line of its own; a message
 # of any length and " on line " with a number follow.
 _BEGUN_BY_PHP: Final = re.compile(
-    r"^(?:<b>)?(?:PHP )?(?:(?:Fatal|Parse|Recoverable fatal) error|Warning|Notice|Deprecated)(?:</b>)?: ", re.MULTILINE
+    r"^(?:<b>)?(?:PHP )?"
+    r"(?:(?:Fatal|Parse|Recoverable fatal|Catchable fatal) error|Warning|Notice|Deprecated|Strict Standards)"
+    r"(?:</b>)?: ",
+    re.MULTILINE,
 )
 _ENDED_BY_PHP: Final = re.compile(r" on line (?:<b>)?[0-9]")
+# What no script would print: a line of PHP's log, cut or with a trace of its own; a page of Xdebug.
+_ONLY_BY_PHP: Final = re.compile(
+    r"^PHP (?:Fatal|Parse|Recoverable fatal|Catchable fatal) error: |<[a-z][^>]* class=['\"]xdebug-error", re.MULTILINE
+)
 # What PHP says on STDERR when it dropped a part of the request or died: the script ran on less than we sent.
 _LOST_BY_PHP: Final = re.compile(
-    rb"PHP (?:Fatal|Parse|Recoverable fatal) error"
+    rb"PHP (?:Fatal|Parse|Recoverable fatal|Catchable fatal) error"
     rb"|POST Content-Length of [0-9]+ bytes exceeds the limit|Actual POST length does not match Content-Length"
     rb"|POST data can't be buffered|Input variables exceeded|Input variable nesting level exceeded"
     rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file"
@@ -140,17 +150,9 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
         unexpected: the setting ``unexpected_output``, for the save script.
         queue_id: what the sender is told unless the script names an id of its own.
     """
-    text = answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
-    if not 200 <= answer.status <= 299:
-        return failed(f"HTTP status {answer.status}: {text}")
-    if len(answer.output) > MAX_ANSWER_OCTETS:
-        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
-    if lost := find_loss(answer.stderr):
-        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
-    if not text:
-        return failed("the output is empty")
-    if (begun := _BEGUN_BY_PHP.search(text)) and _ENDED_BY_PHP.search(text, begun.end()):
-        return failed(f"PHP printed: {text}")
+    text = _text_of(answer)
+    if (failure := _find_failure(answer, text)) is not None:
+        return failure
     lines = _LINE_END.split(text)
     if (reply := _parse_reply(stage, lines)) is not None:
         return Verdict(Meaning.REFUSED, reply, clean(text, 500))
@@ -165,21 +167,83 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
             assert_never(stage)
 
 
+def judge_each(answer: Answer, recipients: int, *, unexpected: Unexpected, queue_id: str) -> tuple[Verdict, ...]:
+    """Read the save script's answer to a mail that came by LMTP (RFC 2033 4.2).
+
+    As many lines as recipients, each of them a verdict, are one for each, in order. One verdict is for all.
+
+    Args:
+        recipients: how many were accepted, at least one.
+
+    Returns:
+        So many verdicts.
+    """
+    text = _text_of(answer)
+    lines = _LINE_END.split(text)
+    if len(lines) == recipients > 1 and _find_failure(answer, text) is None:
+        each = [_read_line(line, queue_id) for line in lines]
+        if (verdicts := tuple(one for one in each if one is not None)) and len(verdicts) == recipients:
+            return verdicts
+    return (judge(Stage.SAVE, answer, unexpected=unexpected, queue_id=queue_id),) * recipients
+
+
+def _read_line(line: str, queue_id: str) -> Verdict | None:
+    """A line that is a verdict by itself, or None."""
+    if (reply := _parse_reply(Stage.SAVE, [line])) is not None:
+        return Verdict(Meaning.REFUSED, reply, clean(line, 500))
+    return _read_acceptance([line], line, queue_id)
+
+
+def _text_of(answer: Answer) -> str:
+    return answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
+
+
+def _find_failure(answer: Answer, text: str) -> Verdict | None:
+    """What makes an answer no answer, whatever its lines say."""
+    if not 200 <= answer.status <= 299:
+        return failed(f"HTTP status {answer.status}: {text}")
+    if len(answer.output) > MAX_ANSWER_OCTETS:
+        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
+    if lost := find_loss(answer.stderr):
+        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
+    if not text:
+        return failed("the output is empty")
+    if _is_by_php(text):
+        return failed(f"PHP printed: {text}")
+    return None
+
+
+def _is_by_php(text: str) -> bool:
+    begun = _BEGUN_BY_PHP.search(text)
+    return bool(_ONLY_BY_PHP.search(text) or (begun and _ENDED_BY_PHP.search(text, begun.end())))
+
+
+def _is_single_line(lines: Sequence[str]) -> bool:
+    """Whether it can be a verdict: what starts another line for anybody may be an error message."""
+    return len(lines) == 1 and not _NOT_IN_A_VERDICT.search(lines[0])
+
+
 def _judge_validate(lines: Sequence[str], text: str) -> Verdict:
     first = lines[0]
-    if _PASSED.fullmatch(first) and len(lines) == 1:
+    if _PASSED.fullmatch(first) and _is_single_line(lines):
         return Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, clean(text, 500))
     if _PASSED.fullmatch(first) or _SAVED.fullmatch(first) or _DISCARD.fullmatch(first):
         return failed(f"unexpected output: {text}")
     return Verdict(Meaning.REFUSED, catalogue.NO_SUCH_USER, clean(text, 500))
 
 
-def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_id: str) -> Verdict:
-    if len(lines) == 1 and _SAVED.fullmatch(lines[0]):
+def _read_acceptance(lines: Sequence[str], text: str, queue_id: str) -> Verdict | None:
+    if _is_single_line(lines) and _SAVED.fullmatch(lines[0]):
         named = _SAVED_ID.search(lines[0])
         return _taken(Meaning.ACCEPTED, named[1] if named else queue_id, text)
-    if len(lines) == 1 and _DISCARD.fullmatch(lines[0]):
+    if _is_single_line(lines) and _DISCARD.fullmatch(lines[0]):
         return _taken(Meaning.DISCARDED, queue_id, text)
+    return None
+
+
+def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_id: str) -> Verdict:
+    if (verdict := _read_acceptance(lines, text, queue_id)) is not None:
+        return verdict
     reason = clean(f"unexpected output: {text}", 500)
     match unexpected:
         case Unexpected.TEMPFAIL:

@@ -19,23 +19,36 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
-from typing import final
+from typing import Final, final
 
 import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Protocol, Settings
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.gateway import Gateway, Observer
-from trio_fcgimail.server.listeners import bound_address, close_listener, open_listeners, peer_of, remove_socket_file
+from trio_fcgimail.server.listeners import (
+    accept_problems_to,
+    bound_address,
+    close_listener,
+    open_listeners,
+    peer_of,
+    remove_socket_file,
+)
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
+
+MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
+
+
+_DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
 
 
 class Ending(Enum):
@@ -60,6 +73,7 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
     keywords = listener.extensions
     return smtp.ServerOptions(
         hostname=settings.hostname,
+        dialect=_DIALECTS[listener.protocol],
         extensions=everything if keywords == "all" else frozenset(keywords),
         paths=smtp.Paths.LENIENT if listener.lenient_paths else smtp.Paths.STRICT,
         bare_newline=listener.bare_newline,
@@ -107,6 +121,7 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._connections_by_ip: Counter[str] = Counter()
+        self._polite_refusals = 0
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -143,7 +158,8 @@ class Server:
             addresses = tuple(bound_address(socket) for _, socket in opened)
             self._log.info("listening", addresses=", ".join(map(str, addresses)))
             task_status.started(addresses)
-            await self._serve(opened)
+            with accept_problems_to(self._log):
+                await self._serve(opened)
         finally:
             for _, socket in opened:
                 close_listener(socket)
@@ -162,7 +178,7 @@ class Server:
     async def _accept(
         self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]], connections: trio.Nursery
     ) -> None:
-        """Accept on all listeners until stopped. Trio logs and outlives a lack of file descriptors."""
+        """Accept on all listeners until stopped. Trio outlives a lack of file descriptors."""
         async with trio.open_nursery() as accepting:
             for listener, socket in opened:
                 handler = partial(self._serve_connection, server_options(self._settings, listener))
@@ -176,8 +192,9 @@ class Server:
         """Wait for the sessions that are left, but not for ever."""
         with trio.move_on_after(self._settings.drain_seconds):
             await self._cutting.wait()
-        for session in self._sessions:
+        if any(not session.is_over for session in self._sessions):
             self._ending = Ending.CUT
+        for session in self._sessions:
             session.cut()
 
     async def _serve_connection(self, options: smtp.ServerOptions, stream: trio.SocketStream) -> None:
@@ -188,10 +205,10 @@ class Server:
             await trio.aclose_forcefully(stream)
             return
         refusal = self._refusal(peer)
-        session = Session(stream, peer, options, self._gateway, refusal)
         if refusal is not None:
-            await session.run()  # soon over, and no part of what the limits count
+            await self._refuse(stream, peer, options, refusal)
             return
+        session = Session(stream, peer, options, self._gateway)
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
         try:
@@ -201,6 +218,23 @@ class Server:
             self._connections_by_ip[peer.ip] -= 1
             if not self._connections_by_ip[peer.ip]:
                 del self._connections_by_ip[peer.ip]
+
+    async def _refuse(self, stream: trio.SocketStream, peer: Peer, options: smtp.ServerOptions, reply: Reply) -> None:
+        """Turn a client away: politely, which takes a while and a socket, or in a crowd with no more than the reply.
+
+        Such a client is no part of what the limits count.
+        """
+        if self._polite_refusals >= MAX_POLITE_REFUSALS:
+            self._log.info("connection refused", peer=peer.ip or "unix", reply=reply.text)
+            with suppress(OSError):
+                os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
+            await trio.aclose_forcefully(stream)
+            return
+        self._polite_refusals += 1
+        try:
+            await Session(stream, peer, options, self._gateway, reply).run()
+        finally:
+            self._polite_refusals -= 1
 
     def _refusal(self, peer: Peer) -> Reply | None:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
+import math
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
+import structlog.typing
 import trio
 
 from trio_fcgimail.config import ListenAddress, ListenerSettings, TcpAddress, UnixAddress
 from trio_fcgimail.mail import Peer
 
 _BACKLOG: Final = 1024  # ours: short bursts wait in the kernel; the kernel's somaxconn cuts it further
+_TRIO_LOGGER: Final = "trio.serve_listeners"  # trio's reference names it
+_QUIET_SECONDS: Final = 1.0  # trio tries again, and complains, every 0.1 s
 
 
 class ListenError(Exception):
@@ -34,7 +41,7 @@ async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener
                 return list(await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG))
             case UnixAddress(path=path):
                 return [_open_unix(Path(path), listener.mode, listener.group)]
-    except (OSError, LookupError) as exc:
+    except (OSError, LookupError, UnicodeError) as exc:
         raise ListenError(f"cannot listen on {listener.address}: {_explain(exc)}") from exc
 
 
@@ -95,6 +102,35 @@ def remove_socket_file(listener: trio.SocketListener) -> None:
         Path(address.path).unlink(missing_ok=True)
 
 
+@final
+class _AcceptLog(logging.Handler):
+    """Turns Trio's complaints about accept, traceback and all, into short lines of ours, and not too many."""
+
+    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+        super().__init__()
+        self._log = log
+        self._quiet_until = -math.inf
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = trio.current_time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            self._log.error("cannot accept", problem=record.getMessage())
+
+
+@contextmanager
+def accept_problems_to(log: structlog.typing.FilteringBoundLogger) -> Iterator[None]:
+    """While this lasts, a lack of file descriptors or memory at accept is told in our log alone."""
+    logger, handler = logging.getLogger(_TRIO_LOGGER), _AcceptLog(log)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
 def peer_of(stream: trio.SocketStream) -> Peer:
     """Who is connected; an IPv4 address mapped into IPv6 is shown as IPv4, a zone is dropped.
 
@@ -109,8 +145,10 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     return Peer(str(mapped or address), int(name[1]))
 
 
-def _explain(exc: OSError | LookupError) -> str:
+def _explain(exc: OSError | LookupError | UnicodeError) -> str:
     match exc:
+        case UnicodeError():  # what the resolver makes of a label that is empty or too long
+            return "not the name of a host"
         case OSError(errno=errno.EADDRINUSE):
             return "the address is in use; is another server running there?"
         case OSError(errno=errno.EACCES | errno.EPERM):

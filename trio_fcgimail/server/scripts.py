@@ -11,7 +11,6 @@ import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
-    MAX_STDERR_OCTETS,
     Answer,
     Envelope,
     Meaning,
@@ -19,10 +18,10 @@ from trio_fcgimail.mail import (
     Stage,
     Unexpected,
     Verdict,
-    clean,
     failed,
     get_parameters,
     judge,
+    judge_each,
     post_parameters,
     validate_fields,
 )
@@ -79,34 +78,45 @@ class Scripts:
         fields = validate_fields(envelope, recipient)
         parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=envelope.session.peer.ip)
         seconds = self._scripts.validate_seconds
-        return await self._ask(Stage.VALIDATE, envelope.queue_id, parameters, None, seconds)
+        answer = await self._ask(Stage.VALIDATE, envelope.queue_id, parameters, None, seconds)
+        if isinstance(answer, Verdict):
+            return answer
+        return judge(Stage.VALIDATE, answer, unexpected=self._unexpected, queue_id=envelope.queue_id)
 
-    async def save(self, message: IncomingMessage) -> Verdict:
-        """Hand over a mail. Only a verdict that accepts may be answered 250."""
+    async def save(self, message: IncomingMessage) -> tuple[Verdict, ...]:
+        """Hand over a mail. Only a verdict that accepts may be answered 250.
+
+        Returns:
+            As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
+        """
         envelope = message.envelope
         body = message.form()
         parameters = post_parameters(
             self._scripts.save, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip
         )
-        return await self._ask(Stage.SAVE, envelope.queue_id, parameters, body, self._scripts.save_seconds)
+        owed, queue_id = envelope.verdicts_owed, envelope.queue_id
+        answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
+        if isinstance(answer, Verdict):
+            return (answer,) * owed
+        return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
 
     async def _ask(
         self, stage: Stage, queue_id: str, parameters: list[Parameter], body: Body | None, seconds: float
-    ) -> Verdict:
+    ) -> Answer | Verdict:
+        """An answer of the script, or what it means that there is none."""
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
+            self._log_oddities(stage, queue_id, exc.stderr)
             return failed(f"{type(exc).__name__}: {exc}")
-        self._log_oddities(stage, queue_id, answer)
-        return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
+        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status)
+        return answer
 
-    def _log_oddities(self, stage: Stage, queue_id: str, answer: Answer) -> None:
+    def _log_oddities(self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0) -> None:
         """STDERR and appStatus decide nothing, but they are what an operator looks for."""
-        if self._log is not None and (answer.stderr or answer.app_status):
-            text = clean(answer.stderr, MAX_STDERR_OCTETS)
-            self._log.warning(
-                "script stderr", queue_id=queue_id, stage=stage.value, app_status=answer.app_status, stderr=text
-            )
+        if self._log is not None and (stderr or app_status):
+            text = stderr.decode("utf-8", "replace")
+            self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
         """One request. Raises UpstreamError."""

@@ -95,9 +95,15 @@ class Session:
         self._line = _Line.CLEAR
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
+        self._command_due: float | None = None  # while a command is waited for
         self._save_scope: trio.CancelScope | None = None
 
     # From outside
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all has been said, and only the client's own close is awaited."""
+        return self._conn.state is smtp.State.CLOSED and not self._out
 
     def drain(self) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
@@ -145,6 +151,8 @@ class Session:
             if isinstance(event, smtp.ConnectionClosed):
                 self._log.debug("connection closed", reason=event.reason.value)
                 break
+            if event is not smtp.Signal.NEED_DATA:
+                self._command_due = None
             await self._handle(event)
             if len(self._out) > _FLUSH_OCTETS or trio.current_time() - self._gathering_since > _GATHER_SECONDS:
                 await self._flush()
@@ -248,6 +256,8 @@ class Session:
     async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
         began = trio.current_time()
         verdict = await self._gateway.scripts.validate(envelope, recipient)
+        if self._gateway.settings.scripts.validate is None:
+            return verdict  # nobody was asked
         self._log.info(
             "recipient",
             queue_id=envelope.queue_id,
@@ -288,27 +298,30 @@ class Session:
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
         await self._flush()
-        reply = await self._settle()
+        owed = self._current_envelope().verdicts_owed
+        replies = await self._settle(owed)
         self._forget_mail()
-        if reply.outcome is smtp.Outcome.OK:
-            self._out += self._conn.accept(event, reply)
+        if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
+            self._out += self._conn.reply_each(event, replies)
+        elif replies[0].outcome is smtp.Outcome.OK:
+            self._out += self._conn.accept(event, replies[0])
         else:
-            self._out += self._conn.reject(event, reply)
+            self._out += self._conn.reject(event, replies[0])
 
-    async def _settle(self) -> Reply:
+    async def _settle(self, owed: int) -> tuple[Reply, ...]:
         message = self._message
         if message is None:
-            return catalogue.INSUFFICIENT_STORAGE
+            return (catalogue.INSUFFICIENT_STORAGE,) * owed
         limit = self._limits.max_received
         if limit is not None and message.header_facts().received > limit:
             self._log.warning("mail loop", queue_id=self._queue_id)
-            return catalogue.MAIL_LOOP
+            return (catalogue.MAIL_LOOP,) * owed
         began = trio.current_time()
-        verdict = await self._save(message)
-        self._report(message, verdict, trio.current_time() - began)
-        return verdict.reply
+        verdicts = await self._save(message, owed)
+        self._report(message, verdicts, trio.current_time() - began)
+        return tuple(verdict.reply for verdict in verdicts)
 
-    async def _save(self, message: IncomingMessage) -> Verdict:
+    async def _save(self, message: IncomingMessage, owed: int) -> tuple[Verdict, ...]:
         """Ask the save script, shielded: once sent the request will run, whoever goes away meanwhile.
 
         The shield ends with its own deadline, or when the server gives up waiting (``cut``).
@@ -321,12 +334,21 @@ class Session:
                 return await scripts.save(message)
             finally:
                 self._save_scope = None
-        return failed("the wait for the verdict was cut")
+        return (failed("the wait for the verdict was cut"),) * owed
 
-    def _report(self, message: IncomingMessage, verdict: Verdict, seconds: float) -> None:
+    def _report(self, message: IncomingMessage, verdicts: tuple[Verdict, ...], seconds: float) -> None:
+        """Tell of a mail: once, or where its recipients fared differently, once for each of them."""
+        envelope = message.envelope
+        if len(set(verdicts)) == 1:
+            self._tell(message, envelope, verdicts[0], seconds)
+            return
+        for recipient, verdict in zip(envelope.recipients, verdicts, strict=True):
+            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, seconds)
+
+    def _tell(self, message: IncomingMessage, envelope: Envelope, verdict: Verdict, seconds: float) -> None:
         received = message.received()
         report = MailReport(
-            envelope=message.envelope,
+            envelope=envelope,
             subject=received.subject,
             octets=message.octets,
             digest=received.digest,
@@ -363,7 +385,10 @@ class Session:
             case smtp.Waiting.COMMAND:
                 if self._message is None:
                     self._pace = None  # that of a chunk which nobody wanted
-                await self._receive_within(self._limits.idle_seconds)
+                now = trio.current_time()
+                if self._command_due is None:
+                    self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
+                await self._receive_within(max(self._command_due - now, 0))
             case smtp.Waiting.ANSWER | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 import signal
+from typing import Protocol
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.server.app import Server
 from trio_fcgimail.server.log import LogFile
 
 
+class Stoppable(Protocol):
+    """What signals end: a server, or what is to become one."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end has begun."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to end."""
+        ...
+
+    def cut(self) -> None:
+        """End now."""
+        ...
+
+
 async def stop_at_signals(
-    server: Server,
+    server: Stoppable,
     log: structlog.typing.FilteringBoundLogger,
     file: LogFile,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Act on signals until cancelled: INT and TERM drain, once more they cut; USR1 opens the log file anew."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) as signals:
+    """Act on signals until cancelled: INT, TERM and HUP drain, once more they cut; USR1 opens the log file anew.
+
+    HUP, a closed terminal, is left alone when it was ignored before, as under nohup.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals:
         task_status.started()
         async for number in signals:
             if number == signal.SIGUSR1:

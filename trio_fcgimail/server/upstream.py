@@ -27,7 +27,13 @@ _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed
 
 
 class UpstreamError(Exception):
-    """Base: there is no answer of the script."""
+    """Base: there is no answer of the script.
+
+    Attributes:
+        stderr: What it wrote to STDERR all the same, as in an answer.
+    """
+
+    stderr: bytes = b""
 
 
 class UpstreamUnavailable(UpstreamError):  # noqa: N818 - named for who failed, as its siblings are
@@ -81,6 +87,8 @@ async def connect(address: UpstreamAddress, *, seconds: float) -> trio.SocketStr
         raise UpstreamUnavailable(f"{address}: no connection within {seconds:g} s") from exc
     except OSError as exc:
         raise UpstreamUnavailable(f"{address}: {_explain(exc)}") from exc
+    except UnicodeError as exc:  # what the resolver makes of a label that is empty or too long
+        raise UpstreamUnavailable(f"{address}: not the name of a host") from exc
 
 
 async def _connect_unix(path: str) -> trio.SocketStream:
@@ -140,14 +148,17 @@ async def request(
     """
     exchange = _Exchange(stream, max_output_octets)
     try:
-        with trio.fail_after(seconds):
+        with trio.move_on_after(seconds) as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(exchange.send, parameters, body, nursery.cancel_scope)
                 if not await exchange.read():
                     nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see answer()
-            return exchange.answer()
-    except trio.TooSlowError as exc:
-        raise UpstreamTimeout(f"no complete answer within {seconds:g} s{exchange.remark()}") from exc
+        if scope.cancelled_caught:
+            raise UpstreamTimeout(f"no complete answer within {seconds:g} s{exchange.remark()}")
+        return exchange.answer()
+    except UpstreamError as exc:
+        exc.stderr = exchange.stderr()
+        raise
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -251,6 +262,11 @@ class _Exchange:
                 case event:
                     assert_never(event)
 
+    def stderr(self) -> bytes:
+        """What came on STDERR, at most ``MAX_STDERR_OCTETS`` and what PHP says of a loss."""
+        self._shorten_stderr()
+        return bytes(self._stderr)
+
     def _shorten_stderr(self) -> None:
         """Keep both ends of it, and in front what it says of a lost request, wherever that stood."""
         if (excess := len(self._stderr) - MAX_STDERR_OCTETS) > 0:
@@ -287,9 +303,7 @@ class _Exchange:
             raise UpstreamBroken(f"answered too early{self.remark()}") from self._send_error
         if self._head is None:
             raise UpstreamBroken(f"no output, not even a head{self.remark()}")
-        self._shorten_stderr()
-        output, stderr = bytes(self._output), bytes(self._stderr)
-        return Answer(self._head.status, output, stderr, self._head.headers, self._app_status)
+        return Answer(self._head.status, bytes(self._output), self.stderr(), self._head.headers, self._app_status)
 
     def remark(self) -> str:
         """What else is known, for the log."""
