@@ -89,7 +89,6 @@ async def test_each_command_has_idle_seconds_of_its_own(
         pytest.param(b"", id="short-line"),
         pytest.param(5000 * b"x", id="over-long-line"),
         pytest.param(b"MAIL FROM:<>\r\n", id="in-a-transaction"),
-        pytest.param(b"NOOP\r\nBDAT 1000000 LAST\r\n", id="chunk-that-is-refused"),
     ],
 )
 async def test_a_command_has_idle_seconds_however_it_trickles_in(
