@@ -30,23 +30,12 @@ from trio_fcgimail.mail import (
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.message import IncomingMessage
+from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.spool import SpoolFullError
 from trio_fcgimail.smtp import Mailbox, Reply, catalogue
 
 _RECEIVE_OCTETS: Final = 65_536
-_FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
-_GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
-GOODBYE_SECONDS: Final = 2.0  # for the last reply and the closing handshake when we are being stopped
-
-
-class _ClientGoneError(Exception):
-    """The client cannot be written to any more."""
-
-
-class _Line(Enum):
-    CLEAR = "between two replies"
-    TORN = "perhaps within a reply: nothing that is said now can be understood"
 
 
 class _Mode(Enum):
@@ -81,8 +70,7 @@ class Session:
         self._refusal = refusal
         self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=peer.ip or "unix")
         self._conn = smtp.ServerConnection(options)
-        self._out = bytearray()
-        self._gathering_since = trio.current_time()
+        self._outlet = Outlet(stream, self._limits.idle_seconds)
         self._facts: SessionFacts | None = None
         self._envelope: Envelope | None = None
         self._recipients: list[Mailbox] = []
@@ -92,7 +80,6 @@ class Session:
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
         self._mode = _Mode.SERVING
-        self._line = _Line.CLEAR
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._command_due: float | None = None  # while a command is waited for
@@ -103,7 +90,7 @@ class Session:
     @property
     def is_over(self) -> bool:
         """Whether all has been said, and only the client's own close is awaited."""
-        return self._conn.state is smtp.State.CLOSED and not self._out
+        return self._conn.state is smtp.State.CLOSED and self._outlet.is_empty
 
     def drain(self) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
@@ -125,7 +112,7 @@ class Session:
     async def _run(self) -> None:
         try:
             await self._converse()
-        except _ClientGoneError:
+        except ClientGoneError:
             self._log.info("client gone", state=self._conn.state.name)
         except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
             self._log.exception("session failed", state=self._conn.state.name)
@@ -146,7 +133,7 @@ class Session:
                 event = self._conn.next_event()
             except smtp.RemoteProtocolError as exc:
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
-                self._out += exc.to_send
+                self._outlet.say(exc.to_send)
                 break
             if isinstance(event, smtp.ConnectionClosed):
                 self._log.debug("connection closed", reason=event.reason.value)
@@ -154,10 +141,10 @@ class Session:
             if event is not smtp.Signal.NEED_DATA:
                 self._command_due = None
             await self._handle(event)
-            if len(self._out) > _FLUSH_OCTETS or trio.current_time() - self._gathering_since > _GATHER_SECONDS:
-                await self._flush()
-        await self._flush()
-        await self._close_politely()
+            if self._outlet.is_due:
+                await self._outlet.flush()
+        await self._outlet.flush()
+        await self._outlet.close_politely()
 
     async def _handle(self, event: smtp.Event | smtp.Signal) -> None:
         match event:
@@ -168,9 +155,9 @@ class Session:
             case smtp.Hello(word=word, domain=domain):
                 self._facts = SessionFacts(self._peer, word, domain)
                 self._forget_mail()
-                self._out += self._conn.accept(event)
+                self._outlet.say(self._conn.accept(event))
             case smtp.MailFrom() if self._mode is _Mode.DRAINING:
-                self._out += self._conn.reject(event, catalogue.SHUTTING_DOWN)
+                self._outlet.say(self._conn.reject(event, catalogue.SHUTTING_DOWN))
             case smtp.MailFrom():
                 self._begin(event)
             case smtp.RcptTo():
@@ -184,15 +171,15 @@ class Session:
             case smtp.MessageRefused(reply=reply, to_send=to_send):
                 self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
                 self._forget_mail()
-                self._out += to_send
+                self._outlet.say(to_send)
             case smtp.TransactionReset(to_send=to_send):
                 self._forget_mail()
-                self._out += to_send
+                self._outlet.say(to_send)
             case smtp.CommandAnswered(to_send=to_send):
-                self._out += to_send
+                self._outlet.say(to_send)
             case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
                 self._log.debug("command refused", verb=verb.name, reply=reply.text)
-                self._out += to_send
+                self._outlet.say(to_send)
             case smtp.Signal.PAUSED | smtp.ConnectionClosed():
                 raise AssertionError(f"{event} is not for here")
             case _:
@@ -200,10 +187,10 @@ class Session:
 
     def _greet(self, event: smtp.Connected) -> None:
         if self._refusal is None:
-            self._out += self._conn.accept(event)
+            self._outlet.say(self._conn.accept(event))
         else:
             self._log.info("connection refused", reply=self._refusal.text)
-            self._out += self._conn.reject(event, self._refusal)
+            self._outlet.say(self._conn.reject(event, self._refusal))
 
     # A transaction
 
@@ -222,14 +209,14 @@ class Session:
             dsn_return=event.dsn_return,
             envelope_id=event.envelope_id,
         )
-        self._out += self._conn.accept(event)
+        self._outlet.say(self._conn.accept(event))
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
         reply = await self._judge_recipient(event.path, DsnWish(event.notify, event.original))
         if reply.outcome is smtp.Outcome.OK:
-            self._out += self._conn.accept(event, reply)
+            self._outlet.say(self._conn.accept(event, reply))
         else:
-            self._out += self._conn.reject(event, reply)
+            self._outlet.say(self._conn.reject(event, reply))
 
     async def _judge_recipient(self, path: Mailbox, wish: DsnWish) -> Reply:
         """What RCPT is answered: our own rules first, then the script's."""
@@ -282,7 +269,7 @@ class Session:
         lines = BodyLines.CRLF if is_binary else BodyLines(settings.scripts.line_ends.value)
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines)
         await self._spool(message.add_trace(trace))
-        self._out += self._conn.accept(event)
+        self._outlet.say(self._conn.accept(event))
 
     async def _take_chunk(self, data: bytes) -> None:
         if self._message is not None:  # else its spool is full: read on to the end, where the sender is told
@@ -297,16 +284,16 @@ class Session:
 
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
-        await self._flush()
+        await self._outlet.flush()
         owed = self._current_envelope().verdicts_owed
         replies = await self._settle(owed)
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
-            self._out += self._conn.reply_each(event, replies)
+            self._outlet.say(self._conn.reply_each(event, replies))
         elif replies[0].outcome is smtp.Outcome.OK:
-            self._out += self._conn.accept(event, replies[0])
+            self._outlet.say(self._conn.accept(event, replies[0]))
         else:
-            self._out += self._conn.reject(event, replies[0])
+            self._outlet.say(self._conn.reject(event, replies[0]))
 
     async def _settle(self, owed: int) -> tuple[Reply, ...]:
         message = self._message
@@ -378,7 +365,7 @@ class Session:
 
     async def _receive(self) -> None:
         """Wait for the client, under the deadline of what the core waits for."""
-        await self._flush()
+        await self._outlet.flush()
         match self._conn.waiting_for:
             case smtp.Waiting.DATA:
                 await self._receive_data()
@@ -422,48 +409,21 @@ class Session:
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
             self._conn.receive_data(bytes(data))
-        self._gathering_since = trio.current_time()
+        self._outlet.begin_gathering()
 
     def _close(self, reply: Reply) -> None:
         self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)
-        self._out += self._conn.close(reply)
-
-    async def _flush(self) -> None:
-        """Send what was gathered. A client that does not read has ``idle_seconds`` to begin."""
-        self._gathering_since = trio.current_time()
-        if not self._out:
-            return
-        await trio.lowlevel.checkpoint_if_cancelled()  # what was not begun to be sent is left to the goodbye
-        data = bytes(self._out)
-        self._out.clear()
-        self._line = _Line.TORN
-        try:
-            with trio.fail_after(self._limits.idle_seconds):
-                await self._stream.send_all(data)
-        except (trio.TooSlowError, trio.BrokenResourceError) as exc:
-            raise _ClientGoneError from exc
-        self._line = _Line.CLEAR
-
-    async def _close_politely(self) -> None:
-        """Half-close first: closing with unread octets in the kernel would destroy our last reply on its way."""
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with trio.move_on_after(GOODBYE_SECONDS):
-                try:
-                    await self._stream.send_eof()
-                    while await self._stream.receive_some(_RECEIVE_OCTETS):
-                        pass
-                except trio.BrokenResourceError:
-                    pass
+        self._outlet.say(self._conn.close(reply))
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
-        if self._line is _Line.TORN:
+        if self._outlet.is_torn:
             return
         if self._conn.state is not smtp.State.CLOSED:
-            self._out += self._conn.close(reply)
+            self._outlet.say(self._conn.close(reply))
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):
             try:
-                await self._flush()
-                await self._close_politely()
-            except _ClientGoneError:
+                await self._outlet.flush()
+                await self._outlet.close_politely()
+            except ClientGoneError:
                 pass

@@ -1,0 +1,96 @@
+"""What goes out to a client: replies, gathered for a pipelined group and sent whole or not at all."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, final
+
+import trio
+
+_FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
+_GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
+_RECEIVE_OCTETS: Final = 65_536
+GOODBYE_SECONDS: Final = 2.0  # for the closing handshake, and for the last words when we are being stopped
+
+
+class ClientGoneError(Exception):
+    """The client cannot be written to any more."""
+
+
+class _Line(Enum):
+    CLEAR = "between two replies"
+    TORN = "perhaps within a reply: nothing that is said now can be understood"
+
+
+@final
+class Outlet:
+    """Gathers replies and sends them.
+
+    Args:
+        stream: to the client; not owned.
+        seconds: how long a client that does not read may hold us up.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, seconds: float) -> None:
+        self._stream = stream
+        self._seconds = seconds
+        self._gathered = bytearray()
+        self._since = trio.current_time()
+        self._line = _Line.CLEAR
+
+    def say(self, reply: bytes) -> None:
+        """Add a reply to what is gathered."""
+        self._gathered += reply
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._gathered
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether sending was cut off within a reply, so that no other can follow."""
+        return self._line is _Line.TORN
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough was gathered, or for long enough."""
+        return len(self._gathered) > _FLUSH_OCTETS or trio.current_time() - self._since > _GATHER_SECONDS
+
+    def begin_gathering(self) -> None:
+        """What is said from now on answers what has just been received."""
+        self._since = trio.current_time()
+
+    async def flush(self) -> None:
+        """Send what was gathered. When cancelled before it has begun, all of it is still there.
+
+        Raises:
+            ClientGoneError: the connection broke, or the client does not read.
+        """
+        self.begin_gathering()
+        if not self._gathered:
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = bytes(self._gathered)
+        self._gathered.clear()
+        self._line = _Line.TORN
+        try:
+            with trio.fail_after(self._seconds):
+                await self._stream.send_all(data)
+        except (trio.TooSlowError, trio.BrokenResourceError) as exc:
+            raise ClientGoneError from exc
+        self._line = _Line.CLEAR
+
+    async def close_politely(self) -> None:
+        """Half-close, and wait for the client's own close.
+
+        Closing with unread octets in the kernel would destroy our last reply on its way.
+        """
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with trio.move_on_after(GOODBYE_SECONDS):
+                try:
+                    await self._stream.send_eof()
+                    while await self._stream.receive_some(_RECEIVE_OCTETS):
+                        pass
+                except trio.BrokenResourceError:
+                    pass
