@@ -19,13 +19,11 @@ from trio_fcgimail.mail import (
     BodyLines,
     DsnWish,
     Envelope,
+    EnvelopeDraft,
     Peer,
     Verdict,
     failed,
-    has_room,
-    octets_of,
     received_header,
-    recipient_fields,
 )
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.gateway import Gateway, MailReport
@@ -72,11 +70,7 @@ class Session:
         self._conn = smtp.ServerConnection(options)
         self._outlet = Outlet(stream, self._limits.idle_seconds)
         self._facts: SessionFacts | None = None
-        self._envelope: Envelope | None = None
-        self._recipients: list[Mailbox] = []
-        self._dsn_wishes: list[DsnWish] = []
-        self._metadata_fields = 0  # of the recipients, in the request to come
-        self._metadata_octets = 0
+        self._draft: EnvelopeDraft | None = None  # of the transaction under way
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
         self._mode = _Mode.SERVING
@@ -196,18 +190,20 @@ class Session:
 
     @property
     def _queue_id(self) -> str:
-        return "" if self._envelope is None else self._envelope.queue_id
+        return "" if self._draft is None else self._draft.queue_id
 
     def _begin(self, event: smtp.MailFrom) -> None:
         assert self._facts is not None, "the core lets no MAIL pass before a greeting"
-        self._envelope = Envelope(
-            queue_id=self._gateway.queue_id(),
-            session=self._facts,
-            mail_from=event.path,
-            body_type=event.body,
-            smtputf8=event.smtputf8,
-            dsn_return=event.dsn_return,
-            envelope_id=event.envelope_id,
+        self._draft = EnvelopeDraft(
+            Envelope(
+                queue_id=self._gateway.queue_id(),
+                session=self._facts,
+                mail_from=event.path,
+                body_type=event.body,
+                smtputf8=event.smtputf8,
+                dsn_return=event.dsn_return,
+                envelope_id=event.envelope_id,
+            )
         )
         self._outlet.say(self._conn.accept(event))
 
@@ -222,22 +218,17 @@ class Session:
         """What RCPT is answered: our own rules first, then the script's."""
         settings = self._gateway.settings
         recipient = path if path.domain is not None else Mailbox(path.local_part, settings.hostname)
-        envelope = self._current_envelope()
+        draft = self._transaction()
         if path.domain is not None and not settings.allowed_hosts.allows(path.domain):
-            self._log.info("relaying denied", queue_id=envelope.queue_id, rcpt=str(path))
+            self._log.info("relaying denied", queue_id=draft.queue_id, rcpt=str(path))
             return catalogue.RELAY_DENIED
-        fields = recipient_fields(len(self._recipients), recipient, wish)
-        octets = self._metadata_octets + octets_of(fields)
-        if not has_room(self._metadata_fields + len(fields), octets):
+        if not draft.has_room_for(recipient, wish):
             return catalogue.TOO_MANY_RECIPIENTS
         reply = catalogue.RECIPIENT_OK
         if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
-            reply = (await self._validate(envelope, recipient)).reply
+            reply = (await self._validate(draft.envelope, recipient)).reply
         if reply.outcome is smtp.Outcome.OK:
-            self._recipients.append(recipient)
-            self._dsn_wishes.append(wish)
-            self._metadata_fields += len(fields)
-            self._metadata_octets = octets
+            draft.add(recipient, wish)
         return reply
 
     async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
@@ -257,13 +248,13 @@ class Session:
         )
         return verdict
 
-    def _current_envelope(self) -> Envelope:
-        assert self._envelope is not None, "the core lets nothing of a transaction pass before MAIL"
-        return replace(self._envelope, recipients=tuple(self._recipients), dsn_wishes=tuple(self._dsn_wishes))
+    def _transaction(self) -> EnvelopeDraft:
+        assert self._draft is not None, "the core lets nothing of a transaction pass before MAIL"
+        return self._draft
 
     async def _begin_data(self, event: smtp.DataBegun) -> None:
         settings = self._gateway.settings
-        envelope = self._current_envelope()
+        envelope = self._transaction().envelope
         trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else BodyLines(settings.scripts.line_ends.value)
@@ -285,7 +276,7 @@ class Session:
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
         await self._outlet.flush()
-        owed = self._current_envelope().verdicts_owed
+        owed = self._transaction().envelope.verdicts_owed
         replies = await self._settle(owed)
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
@@ -349,10 +340,7 @@ class Session:
                 self._log.exception("observer failed", queue_id=self._queue_id)
 
     def _forget_mail(self) -> None:
-        self._envelope = None
-        self._recipients = []
-        self._dsn_wishes = []
-        self._metadata_fields = self._metadata_octets = 0
+        self._draft = None
         self._pace = None
         self._drop_message()
 
