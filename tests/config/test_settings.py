@@ -9,10 +9,10 @@ from tests.config.support import read
 from trio_fcgimail.config import (
     AllowedHosts,
     BareNewline,
+    BodyLines,
     Extension,
     FastcgiSettings,
     LimitSettings,
-    LineEnds,
     ListenerSettings,
     LogFormat,
     LogLevel,
@@ -22,7 +22,7 @@ from trio_fcgimail.config import (
     Settings,
     SpoolSettings,
     TcpAddress,
-    UnexpectedOutput,
+    Unexpected,
     UnixAddress,
 )
 
@@ -69,8 +69,8 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             validate_seconds=5.0,
             save="/srv/mail/save.php",
             save_seconds=30.0,
-            line_ends=LineEnds.LF,
-            unexpected_output=UnexpectedOutput.TEMPFAIL,
+            line_ends=BodyLines.LF,
+            unexpected_output=Unexpected.TEMPFAIL,
         ),
         log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=None),
     )
@@ -102,9 +102,9 @@ TAKEN = [
     ),
     pytest.param('[scripts]\nvalidate = "/v.php"', "scripts.validate", "/v.php", id="validate"),
     pytest.param('[scripts]\nvalidate = ""', "scripts.validate", None, id="no-validate"),
-    pytest.param('[scripts]\nline_ends = "crlf"', "scripts.line_ends", LineEnds.CRLF, id="line-ends"),
+    pytest.param('[scripts]\nline_ends = "crlf"', "scripts.line_ends", BodyLines.CRLF, id="line-ends"),
     pytest.param(
-        '[scripts]\nunexpected_output = "reject"', "scripts.unexpected_output", UnexpectedOutput.REJECT, id="unexpected"
+        '[scripts]\nunexpected_output = "reject"', "scripts.unexpected_output", Unexpected.REJECT, id="unexpected"
     ),
     pytest.param('[log]\nformat = "json"', "log.format", LogFormat.JSON, id="log-format"),
     pytest.param('[log]\nlevel = "error"', "log.level", LogLevel.ERROR, id="log-level"),

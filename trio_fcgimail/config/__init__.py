@@ -18,10 +18,10 @@ from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
+    BodyLines,
     Extension,
     FastcgiSettings,
     LimitSettings,
-    LineEnds,
     ListenerSettings,
     LogFormat,
     LogLevel,
@@ -30,7 +30,7 @@ from trio_fcgimail.config.settings import (
     ScriptSettings,
     Settings,
     SpoolSettings,
-    UnexpectedOutput,
+    Unexpected,
 )
 from trio_fcgimail.config.sources import find_configuration, load_settings, serve_settings
 
@@ -38,12 +38,12 @@ __all__ = [
     "DEFAULT_LISTEN",
     "AllowedHosts",
     "BareNewline",
+    "BodyLines",
     "ConfigError",
     "ConfigErrors",
     "Extension",
     "FastcgiSettings",
     "LimitSettings",
-    "LineEnds",
     "ListenAddress",
     "ListenerSettings",
     "LogFormat",
@@ -54,7 +54,7 @@ __all__ = [
     "Settings",
     "SpoolSettings",
     "TcpAddress",
-    "UnexpectedOutput",
+    "Unexpected",
     "UnixAddress",
     "UpstreamAddress",
     "find_configuration",

@@ -34,15 +34,16 @@ from trio_fcgimail.config.rules import (
     text,
     whole,
 )
+from trio_fcgimail.mail import BodyLines, Unexpected
 from trio_fcgimail.smtp import BareNewline, Extension
 
 __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
+    "BodyLines",
     "Extension",
     "FastcgiSettings",
     "LimitSettings",
-    "LineEnds",
     "ListenerSettings",
     "LogFormat",
     "LogLevel",
@@ -51,7 +52,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
-    "UnexpectedOutput",
+    "Unexpected",
 ]
 
 DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # design.md, section 5
@@ -68,22 +69,6 @@ class Protocol(Enum):
 
     SMTP = "smtp"  # RFC 5321
     LMTP = "lmtp"  # RFC 2033
-
-
-@final
-class LineEnds(Enum):
-    """The line ends of the field `body`."""
-
-    LF = "lf"
-    CRLF = "crlf"
-
-
-@final
-class UnexpectedOutput(Enum):
-    """What output of the save script means that is no verdict."""
-
-    TEMPFAIL = "tempfail"  # 451 4.3.0
-    REJECT = "reject"  # 554 5.3.0, as the Go processor did
 
 
 @final
@@ -209,8 +194,8 @@ class ScriptSettings:
     validate_seconds: Annotated[float, seconds()] = 5.0
     save: Annotated[str, _SCRIPT]
     save_seconds: Annotated[float, seconds()] = 30.0
-    line_ends: Annotated[LineEnds, one_of(LineEnds)] = LineEnds.LF
-    unexpected_output: Annotated[UnexpectedOutput, one_of(UnexpectedOutput)] = UnexpectedOutput.TEMPFAIL
+    line_ends: Annotated[BodyLines, one_of(BodyLines)] = BodyLines.LF
+    unexpected_output: Annotated[Unexpected, one_of(Unexpected)] = Unexpected.TEMPFAIL
 
 
 @final

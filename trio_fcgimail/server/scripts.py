@@ -16,7 +16,6 @@ from trio_fcgimail.mail import (
     Meaning,
     Parameter,
     Stage,
-    Unexpected,
     Verdict,
     failed,
     get_parameters,
@@ -60,7 +59,7 @@ class Scripts:
         self._hostname = settings.hostname
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
-        self._unexpected = Unexpected(settings.scripts.unexpected_output.value)
+        self._unexpected = settings.scripts.unexpected_output
         total = trio.CapacityLimiter(settings.fastcgi.max_connections)
         saves = trio.CapacityLimiter(_save_connections(settings.fastcgi))
         self._limiters = {Stage.VALIDATE: (total,), Stage.SAVE: (saves, total)}
