@@ -7,18 +7,23 @@ import smtplib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, final
 
 import pytest
+import trio
+import trio.testing
+
+from examples import smtp_trio
 
 EXAMPLES: Final = Path(__file__).resolve().parent.parent / "examples"
 MAIL: Final = "Subject: hello\r\n\r\n.a dot\r\n..two\r\nlast line\r\n"
 ENVELOPE_CODES: Final = ["220", "250", "250", "250", "354"]
-PROGRAMS = pytest.mark.parametrize("program", ["smtp_blocking.py", "smtp_asyncio.py"])
+PROGRAMS = pytest.mark.parametrize("program", ["smtp_blocking.py", "smtp_asyncio.py", "smtp_trio.py"])
+CONCURRENT_PROGRAMS = pytest.mark.parametrize("program", ["smtp_asyncio.py", "smtp_trio.py"])
 
 
 @final
@@ -63,7 +68,7 @@ def test_mail_goes_through_and_a_refused_recipient_does_not(program: str) -> Non
             client.sendmail("", ["postmaster"], MAIL)
         first = server.stdout.readline()
         assert first.startswith("mail from <alice@example.net> to bob@example.com")
-        if program == "smtp_asyncio.py":
+        if program != "smtp_blocking.py":
             assert first.endswith(f": {len(MAIL)} octets\n")
         else:
             assert [server.stdout.readline() for _ in range(5)] == [f"    {line}\n" for line in MAIL.splitlines()]
@@ -98,8 +103,9 @@ def test_stream_that_makes_no_sense_is_answered_and_closed(program: str) -> None
             assert [line[:3] for line in replies] == [b"220", b"501"]
 
 
-def test_asyncio_serves_many_at_once_and_keeps_what_it_refuses_out() -> None:
-    with running("smtp_asyncio.py") as server:
+@CONCURRENT_PROGRAMS
+def test_many_are_served_at_once_and_what_is_refused_stays_out(program: str) -> None:
+    with running(program) as server:
         clients = [server.client() for _ in range(20)]  # all greeted before the first one leaves
         try:
             for client in clients:
@@ -113,3 +119,68 @@ def test_asyncio_serves_many_at_once_and_keeps_what_it_refuses_out() -> None:
             for client in clients:
                 client.quit()
         assert all(server.stdout.readline().startswith("mail from <alice") for _ in clients)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"", id="greeted"),
+        pytest.param(b"EHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\nhalf a", id="within-a-mail"),
+    ],
+)
+def test_trio_says_goodbye_when_it_is_stopped(said: bytes) -> None:
+    with running("smtp_trio.py") as server:
+        sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        replies = sock.makefile("rb")
+        assert replies.readline().startswith(b"220 ")
+        sock.sendall(said)
+        while said and not replies.readline().startswith(b"354 "):
+            pass
+    with sock, replies:
+        assert replies.readlines() == [b"421 4.3.2 Shutting down; try again later\r\n"]
+
+
+_TO_DATA: Final = b"EHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SlowClient:
+    """One that keeps the Trio example waiting: what it says at which second, and what it hears last, when."""
+
+    id: str
+    says: Sequence[tuple[float, bytes]]
+    hears: bytes
+    at: float
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "case",
+    [
+        SlowClient("silent", [], b"421 4.4.2 Timed out", 300),
+        SlowClient("a-command-trickles-in", [(100, b"EH"), (200, b"LO"), (290, b" ")], b"421 4.4.2 Timed out", 300),
+        SlowClient("each-command-has-its-time", [(299, b"NOOP\r\n"), (598, b"NO")], b"421 4.4.2 Timed out", 599),
+        SlowClient("silent-within-the-data", [(10, _TO_DATA + b"a")], b"421 4.4.2 Timed out", 190),
+        SlowClient("slow-data-arrive", [(1, _TO_DATA), (180, b"a"), (359, b"\r\n.\r\nQUIT\r\n")], b"221 ", 359),
+    ],
+    ids=lambda case: case.id,
+)
+async def test_trio_keeps_the_deadlines(case: SlowClient, autojump_clock: trio.testing.MockClock) -> None:
+    client, server = trio.testing.memory_stream_pair()
+    heard = b""
+    began = trio.current_time()
+
+    async def say() -> None:
+        for second, octets in case.says:
+            await trio.sleep_until(began + second)
+            await client.send_all(octets)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(smtp_trio.Session(server).run)
+        nursery.start_soon(say)
+        async for data in client:
+            heard += data
+        assert trio.current_time() - began == pytest.approx(case.at)
+        await client.send_eof()
+    assert heard.splitlines()[-1].startswith(case.hears)
