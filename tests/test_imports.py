@@ -17,7 +17,7 @@ import trio_fcgimail
 PACKAGE: Final = "trio_fcgimail"
 ROOT: Final = Path(trio_fcgimail.__file__).resolve().parent
 
-# design.md, section 3. "" is the package itself, whose version anybody may read.
+# docs/design.md, "Rooms". "" is the package itself, whose version anybody may read.
 LAYERS: Final[Mapping[str, int]] = {
     "": -1,
     "smtp": 0,

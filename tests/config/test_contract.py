@@ -1,4 +1,4 @@
-"""The keys of design.md, section 6, the documentation, and arbitrary documents."""
+"""The keys that are promised, the documentation, and arbitrary documents."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.config.support import document_with, error_lines, read
 from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
 
-# Every key of the example in design.md, section 6, with its value there.
+# Every key that is promised, now or for later, with a value that it will take one day.
 CONTRACT = {
     "hostname": '"mx.example.com"',
     "allowed_hosts": '["example.com", "*.example.org"]',

@@ -74,7 +74,7 @@ class Ends(Enum):
 
 
 class Kind(Enum):
-    """What it is by the table of design.md, section 7."""
+    """What it is by the table of docs/scripts.md."""
 
     FAILURE = "451 whatever the settings say"
     UNEXPECTED = "451, or 554 at save for those who ask for it"

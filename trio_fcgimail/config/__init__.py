@@ -1,4 +1,4 @@
-"""The settings: typed values, where they come from, and their faults (design.md, sections 5 and 6).
+"""The settings: typed values, where they come from, and their faults (docs/configuration.md).
 
 `load_settings` reads a TOML file, `serve_settings` does without one; both give a `Settings` or raise
 `ConfigErrors` with every fault at once. Nothing here touches the network.

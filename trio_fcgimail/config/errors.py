@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: one line for each fault, all faults at once (design.md, section 5)."""
+"""What is wrong with a configuration: one line for each fault, all faults at once."""
 
 from dataclasses import dataclass, field
 from typing import final

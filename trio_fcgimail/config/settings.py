@@ -1,4 +1,4 @@
-"""The settings as typed values (design.md, section 6).
+"""The settings as typed values (docs/configuration.md).
 
 The fields drive the reader: a field's name is its key, its default is what an absent key means, no default makes
 the key required, and its annotation says what the key takes.
@@ -55,7 +55,7 @@ __all__ = [
     "Unexpected",
 ]
 
-DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # design.md, section 5
+DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Commands"
 
 _MAX_LISTENERS = 64  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below

@@ -14,7 +14,7 @@ from trio_fcgimail.config.settings import DEFAULT_LISTEN, LogSettings, Settings
 
 __all__ = ["find_configuration", "load_settings", "serve_settings"]
 
-_NAMES: Final = ("fcgimail.toml", "goguerrilla.conf", "goguerrilla.conf.json")  # design.md, section 5
+_NAMES: Final = ("fcgimail.toml", "goguerrilla.conf", "goguerrilla.conf.json")  # docs/operating.md, "Commands"
 _MAX_FILE_OCTETS = 1 << 20  # ours: thousands of allowed hosts fit
 _COMMAND_LINE = "command line"
 _ANY_HOST = "."
@@ -38,7 +38,7 @@ def find_configuration(folder: Path) -> Path | None:
         folder: where to look, not below.
 
     Returns:
-        The first name of design.md, section 5, that exists there, also when it cannot be read: an operator who
+        The first of the names that exists there, also when it cannot be read: an operator who
         put it there wants to hear of it. None when there is none.
     """
     return next((folder / name for name in _NAMES if _is_there(folder / name)), None)

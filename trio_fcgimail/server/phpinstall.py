@@ -1,4 +1,4 @@
-"""Which PHP is installed here, and as whom it may run our scripts (design.md, section 9)."""
+"""Which PHP is installed here, and as whom it may run our scripts."""
 
 import enum
 import os
