@@ -53,6 +53,10 @@ class ReceiveBuffer:
         """Whether the unused octets begin so."""
         return self._data.startswith(prefix)
 
+    def peek(self, octets: int) -> bytes:
+        """The first ``octets`` of the unused ones (fewer when there are fewer), which stay."""
+        return bytes(self._data[:octets])
+
     def is_prefix_of(self, text: bytes) -> bool:
         """Whether more octets are needed to tell the unused ones from ``text``."""
         return text.startswith(bytes(self._data[: len(text) + 1]))
@@ -101,11 +105,16 @@ class LineReader:
     def __init__(self) -> None:
         self._beginning: bytes | None = None  # of an over-long line whose end did not come yet
 
-    def read(self, buffer: ReceiveBuffer) -> Line | None:
-        """The next line, or None when more is needed."""
+    @property
+    def is_at_start(self) -> bool:
+        """Whether the unused octets are the beginning of a line."""
+        return self._beginning is None
+
+    def read(self, buffer: ReceiveBuffer, max_octets: int = MAX_COMMAND_OCTETS) -> Line | None:
+        """The next line, or None when more is needed; one of more octets, CRLF included, is too long."""
         end = buffer.find_line_end()
         if end is None:
-            if self._beginning is None and len(buffer) > MAX_COMMAND_OCTETS:
+            if self._beginning is None and len(buffer) > max_octets:
                 self._beginning = buffer.take(_BEGINNING_OCTETS)
             if self._beginning is not None:
                 buffer.drop(len(buffer) - 1)  # the last octet may be the CR of its end
@@ -114,6 +123,6 @@ class LineReader:
         beginning, self._beginning = self._beginning, None
         if beginning is not None:
             return Line(beginning, Length.TOO_LONG)
-        if len(octets) > MAX_COMMAND_OCTETS:
+        if len(octets) > max_octets:
             return Line(octets[:_BEGINNING_OCTETS], Length.TOO_LONG)
         return Line(octets[:-2])

@@ -25,6 +25,11 @@ RECIPIENT_OK: Final = _reply(250, "2.1.5", "Recipient OK")
 CANNOT_VERIFY: Final = _reply(252, "2.5.2", "Cannot verify the user; send mail and find out")  # RFC 5321 3.5.3
 HELP: Final = _reply(214, "2.0.0", "See RFC 5321")
 START_DATA: Final = Reply(354, None, ("End data with <CR><LF>.<CR><LF>",))
+READY_FOR_TLS: Final = _reply(220, "2.0.0", "Ready to start TLS")  # RFC 3207 4
+AUTHENTICATED: Final = _reply(235, "2.7.0", "Authentication succeeded")  # RFC 4954 6
+PLAIN_CHALLENGE: Final = Reply(334, None, ("",))  # RFC 4616 2: PLAIN asks nothing
+LOGIN_USERNAME: Final = Reply(334, None, ("VXNlcm5hbWU6",))  # "Username:"
+LOGIN_PASSWORD: Final = Reply(334, None, ("UGFzc3dvcmQ6",))  # "Password:"
 
 # The client's mistakes: 500 to 504 and 555 count as bad commands
 SYNTAX_ERROR: Final = _reply(500, "5.5.2", "Syntax error")
@@ -47,6 +52,12 @@ GREET_FIRST: Final = _reply(503, "5.5.1", "Say hello first")
 NESTED_MAIL: Final = _reply(503, "5.5.1", "A mail transaction is under way")
 NEED_MAIL: Final = _reply(503, "5.5.1", "MAIL comes first")
 NEED_RECIPIENTS: Final = _reply(503, "5.5.1", "No valid recipients")
+TLS_IS_ACTIVE: Final = _reply(503, "5.5.1", "TLS is active already")
+AUTHENTICATED_ALREADY: Final = _reply(503, "5.5.1", "Authenticated already")  # RFC 4954 4
+UNKNOWN_MECHANISM: Final = _reply(504, "5.5.4", "Authentication mechanism not recognised")  # RFC 4954 4
+BAD_SASL_RESPONSE: Final = _reply(501, "5.5.2", "Cannot read the response")  # RFC 4954 4
+SASL_LINE_TOO_LONG: Final = _reply(500, "5.5.6", "Authentication exchange line is too long")  # RFC 4954 6
+AUTH_CANCELLED: Final = _reply(501, "5.7.0", "Authentication cancelled")  # RFC 4954 4
 NO_SERVICE_HERE: Final = _reply(503, "5.5.1", "No service here; say QUIT")  # RFC 5321 3.1, after a 554 greeting
 
 # Limits and policy of the core
@@ -58,6 +69,9 @@ BARE_NEWLINE_CLOSE: Final = _reply(521, "5.5.2", "Message holds a bare CR or LF;
 TOO_MANY_BAD_COMMANDS: Final = _reply(421, "4.7.0", "Too many bad commands; closing")
 TOO_MANY_REFUSED_RECIPIENTS: Final = _reply(421, "4.7.0", "Too many refused recipients; closing")
 TOO_MANY_MESSAGES: Final = _reply(421, "4.7.0", "Too many messages on one connection; closing")
+TOO_MANY_FAILED_LOGINS: Final = _reply(421, "4.7.0", "Too many failed logins; closing")
+ENCRYPTION_REQUIRED: Final = _reply(538, "5.7.11", "Encryption is required; say STARTTLS first")  # RFC 4954 6
+PLAINTEXT_BEHIND_STARTTLS: Final = _reply(554, "5.5.1", "Nothing may follow STARTTLS; closing")  # RFC 3207 4.2
 NOT_SMTP: Final = _reply(421, "4.7.0", "This is not SMTP; closing")
 
 # For embedders
@@ -68,6 +82,10 @@ TOO_MANY_CONNECTIONS: Final = _reply(421, "4.7.0", "Too many connections; try ag
 LOCAL_ERROR_CLOSING: Final = _reply(421, "4.3.0", "Local error; closing")
 LOCAL_ERROR: Final = _reply(451, "4.3.0", "Local error; try again later")
 INSUFFICIENT_STORAGE: Final = _reply(452, "4.3.1", "Insufficient storage; try again later")
+TLS_NOT_AVAILABLE: Final = _reply(454, "4.7.0", "TLS is not available for now")  # RFC 3207 4
+BAD_CREDENTIALS: Final = _reply(535, "5.7.8", "Authentication credentials invalid")  # RFC 4954 6
+AUTH_FAILED_FOR_NOW: Final = _reply(454, "4.7.0", "Temporary authentication failure")  # RFC 4954 6
+AUTH_REQUIRED: Final = _reply(530, "5.7.0", "Authentication required")  # RFC 4954 6
 RELAY_DENIED: Final = _reply(550, "5.7.1", "Relaying denied")
 NO_SUCH_USER: Final = _reply(550, "5.1.1", "No such user")
 MAIL_LOOP: Final = _reply(554, "5.4.6", "Too many hops")

@@ -99,7 +99,8 @@ def parse_mail(rest: str, extensions: frozenset[Extension], paths: Paths) -> Mai
     path = _parse_path(path_text, catalogue.BAD_SENDER)
     if path is not None and path.domain is None:  # <postmaster> is a recipient only
         raise CommandError(catalogue.BAD_SENDER)
-    if path is not None and not path.is_ascii and not parameters.smtputf8:
+    mailboxes = (path, parameters.submitter)
+    if not parameters.smtputf8 and not all(mailbox is None or mailbox.is_ascii for mailbox in mailboxes):
         raise CommandError(catalogue.NEED_SMTPUTF8)
     return MailFrom(
         path=path,
@@ -108,6 +109,8 @@ def parse_mail(rest: str, extensions: frozenset[Extension], paths: Paths) -> Mai
         smtputf8=parameters.smtputf8,
         dsn_return=parameters.dsn_return,
         envelope_id=parameters.envelope_id,
+        require_tls=parameters.require_tls,
+        submitter=parameters.submitter,
     )
 
 

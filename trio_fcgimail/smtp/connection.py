@@ -9,6 +9,7 @@ Give it what was received, take its events, answer them, and write the bytes tha
             case CommandRejected(to_send=data) | ...: send(data)
             case ConnectionClosed(): break
 
+The answer to ``StartTls`` is followed by the handshake, which is not the core's, and by ``tls_started()``.
 No command is looked at before the last event was answered, so a pipelining client cannot run ahead of its embedder.
 """
 
@@ -18,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, assert_never, final
 
-from trio_fcgimail.smtp import catalogue, commands
-from trio_fcgimail.smtp.buffer import Length, Line, LineReader, ReceiveBuffer
+from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp.buffer import MAX_COMMAND_OCTETS, Line, LineReader, ReceiveBuffer
 from trio_fcgimail.smtp.content import (
     Chunk,
     ChunkReader,
@@ -31,11 +32,12 @@ from trio_fcgimail.smtp.content import (
     Refused,
 )
 from trio_fcgimail.smtp.defaults import default_reply
-from trio_fcgimail.smtp.errors import CommandError, LocalProtocolError, RemoteProtocolError
+from trio_fcgimail.smtp.errors import LocalProtocolError, RemoteProtocolError
 from trio_fcgimail.smtp.events import (
     NEED_DATA,
     PAUSED,
     Answerable,
+    Authenticate,
     CloseReason,
     CommandAnswered,
     CommandRejected,
@@ -51,14 +53,30 @@ from trio_fcgimail.smtp.events import (
     MessageRefused,
     RcptTo,
     Signal,
+    StartTls,
     TransactionReset,
     Waiting,
+    Xclient,
 )
-from trio_fcgimail.smtp.options import Extension, GreetingWord, RepliesAtEnd, ServerOptions
-from trio_fcgimail.smtp.order import check_order
-from trio_fcgimail.smtp.parameters import BodyType
+from trio_fcgimail.smtp.interpreter import (
+    Ask,
+    Challenge,
+    EatChunk,
+    Lost,
+    Refuse,
+    Settle,
+    Situation,
+    Step,
+    TakeChunk,
+    interpret,
+    interpret_response,
+)
+from trio_fcgimail.smtp.offer import Offer, make_offer
+from trio_fcgimail.smtp.options import Extension, RepliesAtEnd, ServerOptions, Tls
 from trio_fcgimail.smtp.replies import Outcome, Reply
+from trio_fcgimail.smtp.sasl import MAX_SASL_OCTETS, Login, SaslExchange
 from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
+from trio_fcgimail.smtp.tally import BAD_COMMAND_CODES, Tally
 from trio_fcgimail.smtp.transaction import Reader, Transaction
 
 
@@ -67,8 +85,8 @@ class _Input(Enum):
     ENDED = "the client has closed"
 
 
-_BAD_COMMAND_CODES: Final = frozenset({500, 501, 502, 503, 504, 555})
-_BARE_VERBS: Final = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT})
+_SASL_COMMAND: Final = b"AUTH "  # longer than other commands (RFC 4954 4)
+_TLS_HELLO: Final = b"\x16\x03"  # a handshake record of any version (RFC 8446 5.1); no command begins so
 _FAULT_REPLIES: Final = {Fault.TOO_BIG: catalogue.MESSAGE_TOO_BIG, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE}
 _HOPELESS_REPLIES: Final = {**_FAULT_REPLIES, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE_CLOSE}
 
@@ -82,7 +100,8 @@ class ServerConnection:
 
     Attributes:
         options: as given.
-        state: where the session is; only replies move it.
+        state: where the session is; only replies move it, and the end of a TLS handshake.
+        tls: whether the connection is encrypted, as far as the embedder has told.
 
     After RemoteProtocolError or a closing reply ``state`` is CLOSED, and only ``ConnectionClosed`` follows.
     """
@@ -90,18 +109,19 @@ class ServerConnection:
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self.state = State.CONNECTED
+        self.tls = options.tls
+        self._offer = make_offer(options, self.tls, None)
         self._buffer = ReceiveBuffer()
         self._input = _Input.OPEN
         self._lines = LineReader()
         self._content: Reader | None = None  # what reads now; None: commands are read
-        self._greeting: GreetingWord | None = None
+        self._login = Login.NONE
+        self._sasl: SaslExchange | None = None  # while in State.SASL
         self._transaction = Transaction(self.options)
         self._first_chunk: Chunk | None = None  # read once DataBegun was answered
         self._pending: Answerable | None = None
         self._close_reason = CloseReason.REPLY
-        self._bad_commands = 0
-        self._refused_recipients = 0
-        self._messages = 0
+        self._tally = Tally(options)
 
     # What the embedder asks
 
@@ -110,6 +130,8 @@ class ServerConnection:
         """Which deadline applies now."""
         if self.state is State.CLOSED:
             return Waiting.NOTHING
+        if self.state is State.TLS_PENDING:
+            return Waiting.HANDSHAKE
         if self._pending is not None or self.state is State.CONNECTED:
             return Waiting.ANSWER
         return Waiting.COMMAND if self._content is None else Waiting.DATA
@@ -125,10 +147,13 @@ class ServerConnection:
         """Buffer octets from the client; ``b""`` says that it has closed its side.
 
         Raises:
-            LocalProtocolError: data after the end of file, or more than the buffer holds: read only at NEED_DATA.
+            LocalProtocolError: data after the end of file or during a TLS handshake, or more than the buffer holds:
+                read only at NEED_DATA.
         """
         if self._input is _Input.ENDED:
             raise LocalProtocolError("data after the end of file")
+        if self.state is State.TLS_PENDING:
+            raise LocalProtocolError("what comes now is for TLS, until tls_started()")
         if data:
             self._buffer.append(data)
         else:
@@ -142,7 +167,7 @@ class ServerConnection:
         """
         if self.state is State.CLOSED:
             return ConnectionClosed(self._close_reason)
-        if self._pending is not None:
+        if self._pending is not None or self.state is State.TLS_PENDING:
             return PAUSED
         if self.state is State.CONNECTED:
             return self._ask(Connected())
@@ -155,12 +180,16 @@ class ServerConnection:
 
         Raises:
             LocalProtocolError: the event is not the one that waits, or the reply is none of acceptance.
+            RemoteProtocolError: StartTls, and the client sent more in the clear behind it: write its ``to_send``
+                and close.
         """
         owed = self._replies_owed(event)
+        if isinstance(event, StartTls):
+            self._check_nothing_follows()
         if reply is None:
-            reply = default_reply(event, self.options)
-        if reply.outcome not in (Outcome.OK, Outcome.GO):
-            raise LocalProtocolError(f"{reply.code} accepts nothing")
+            reply = default_reply(event, self.options, self._next_offer(event))
+        if reply.outcome is not (Outcome.GO if isinstance(event, DataBegun) else Outcome.OK):
+            raise LocalProtocolError(f"{reply.code} does not accept {type(event).__name__}")
         return self._answer(event, [reply] * owed)
 
     def reject(self, event: Answerable, reply: Reply) -> bytes:
@@ -198,7 +227,47 @@ class ServerConnection:
         self._pending = None
         return self._move(Verb.UNKNOWN, reply)
 
+    def tls_started(self) -> None:
+        """The TLS handshake behind STARTTLS succeeded: all that the client said before is forgotten (RFC 3207 4.2).
+
+        Raises:
+            LocalProtocolError: no handshake was under way.
+        """
+        self._check_tls_pending()
+        self.state = next_state(self.state, Verb.TLS_HANDSHAKE, Outcome.OK)
+        self.tls = Tls.ACTIVE
+        self._input = _Input.OPEN
+        self._begin_anew()
+
+    def tls_failed(self) -> None:
+        """The TLS handshake failed. There is nothing left to say (RFC 3207 4.1): close the connection.
+
+        Raises:
+            LocalProtocolError: no handshake was under way.
+        """
+        self._check_tls_pending()
+        self.state = next_state(self.state, Verb.TLS_HANDSHAKE, Outcome.NO)
+        self._close_reason = CloseReason.ERROR
+
+    def _check_tls_pending(self) -> None:
+        if self.state is not State.TLS_PENDING:
+            raise LocalProtocolError("no TLS handshake is under way")
+
+    def _check_nothing_follows(self) -> None:
+        """Octets behind STARTTLS may be an attacker's, to be taken for the client's once TLS is on (RFC 3207 4.2)."""
+        if len(self._buffer):
+            raise self._fail("plaintext behind STARTTLS", catalogue.PLAINTEXT_BEHIND_STARTTLS)
+
+    def _begin_anew(self) -> None:
+        self._login = Login.NONE
+        self._transaction = Transaction(self.options)
+        self._offer = make_offer(self.options, self.tls, None)
+
     # Answers
+
+    def _next_offer(self, event: Answerable) -> Offer:
+        """What is offered once ``event`` is accepted."""
+        return make_offer(self.options, self.tls, event.word) if isinstance(event, Hello) else self._offer
 
     def _ask(self, event: Answerable) -> Answerable:
         self._pending = event
@@ -212,15 +281,20 @@ class ServerConnection:
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
         if isinstance(event, DataBegun) and self._first_chunk is not None:
             return self._answer_first_chunk(self._first_chunk, replies[0])
-        verb = _VERB_OF[type(event)]
-        if isinstance(event, MessageEnd) and self._transaction.chunks is not None:
-            verb = Verb.BDAT_LAST
-        data = self._move(verb, *replies)  # raises before anything has changed
+        if isinstance(event, Authenticate):
+            replies = [self._tally.count_login(replies[0])]
+        data = self._move(self._verb_of(event), *replies)  # raises before anything has changed
         self._pending = None
         match event:
-            case Hello(word=word) if replies[0].outcome is Outcome.OK:
-                self._greeting = word
+            case Hello() if replies[0].outcome is Outcome.OK:
+                self._offer = self._next_offer(event)
                 self._transaction = Transaction(self.options)
+            case Authenticate():
+                self._sasl = None
+                self._login = Login.DONE if replies[0].outcome is Outcome.OK else Login.NONE
+            case Xclient(attributes=attributes) if replies[0].outcome is Outcome.OK:
+                self._begin_anew()
+                self._login = Login.DONE if isinstance(attributes.login, str) else Login.NONE
             case MailFrom(smtputf8=smtputf8, body=body) if self.state is State.MAIL:
                 self._transaction = Transaction(self.options, smtputf8, body)
             case RcptTo():
@@ -229,11 +303,20 @@ class ServerConnection:
                 self._content = self._transaction.read_data()
             case MessageEnd():
                 self._end_message()
-            case Connected() | Hello() | MailFrom() | DataBegun():
+            case Connected() | Hello() | StartTls() | Xclient() | MailFrom() | DataBegun():
                 pass
             case _:
                 assert_never(event)
         return data
+
+    def _verb_of(self, event: Answerable) -> Verb:
+        match event:
+            case MessageEnd() if self._transaction.chunks is not None:
+                return Verb.BDAT_LAST
+            case Authenticate() if self.state is State.SASL:
+                return Verb.SASL_RESPONSE
+            case _:
+                return _VERB_OF[type(event)]
 
     def _answer_first_chunk(self, chunk: Chunk, reply: Reply) -> bytes:
         """The message is wanted or not; its first BDAT is answered when the octets were read (RFC 3030 2)."""
@@ -255,12 +338,12 @@ class ServerConnection:
     def _count_recipient(self, reply: Reply) -> None:
         if reply.outcome is Outcome.OK:
             self._transaction.recipients += 1
-        elif reply.code >= 500:
-            self._refused_recipients += 1
+        else:
+            self._tally.count_refused_recipient(reply)
 
     def _end_message(self) -> None:
         self._transaction = Transaction(self.options)
-        self._messages += 1
+        self._tally.count_message()
 
     def _render(self, reply: Reply) -> bytes:
         return reply.render(
@@ -332,116 +415,80 @@ class ServerConnection:
     # Commands
 
     def _next_command(self) -> Event | Signal:
-        line = self._lines.read(self._buffer)
-        return self._starved() if line is None else self._run(line)
+        if self._lines.is_at_start and self._buffer.startswith(_TLS_HELLO):
+            return self._reject(Verb.UNKNOWN, catalogue.NOT_SMTP)
+        line = self._lines.read(self._buffer, self._max_line_octets())
+        if line is None:
+            return self._starved()
+        return self._take(self._interpret(line) if self._sasl is None else interpret_response(line, self._sasl))
 
-    def _run(self, line: Line) -> Event | Signal:
-        verb = Verb.UNKNOWN
-        try:
-            if line.length is Length.TOO_LONG:
-                raise CommandError(catalogue.LINE_TOO_LONG)
-            word, rest = commands.split_line(line.octets)
-            verb = word.verb
-            if verb is Verb.BDAT:
-                return self._on_bdat(word, rest)
-            check_order(self.state, word, self.options.dialect, self._offered())
-            return self._dispatch(word, rest)
-        except CommandError as exc:
-            if verb is Verb.UNKNOWN and commands.announces_chunk(line.octets):
-                raise self._fail("a BDAT cannot be read", exc.reply) from exc
-            return self._reject(verb, exc.reply)
+    def _interpret(self, line: Line) -> Step:
+        return interpret(
+            line, Situation(self.state, self.options, self._offer, self._transaction, self._tally, self._login)
+        )
 
-    def _dispatch(self, word: commands.Word, rest: str) -> Event:
-        verb = word.verb
-        if verb in _BARE_VERBS and rest:
-            raise CommandError(catalogue.NO_ARGUMENTS)
-        match verb:
-            case Verb.GREET if word.greeting is not None:
-                return self._ask(Hello(word.greeting, commands.parse_greeting(rest)))
-            case Verb.MAIL:
-                return self._on_mail(rest)
-            case Verb.RCPT:
-                return self._on_rcpt(rest)
-            case Verb.DATA if self._transaction.body is BodyType.BINARY_MIME:
-                raise CommandError(catalogue.NEED_BDAT)
-            case Verb.DATA:
-                return self._ask(DataBegun(DataCommand.DATA))
-            case Verb.RSET:
-                to_send = self._move(verb, catalogue.RESET_OK)
+    def _max_line_octets(self) -> int:
+        if len(self._buffer) <= MAX_COMMAND_OCTETS:
+            return MAX_COMMAND_OCTETS
+        begins_sasl = self._buffer.peek(len(_SASL_COMMAND)).upper().replace(b"\t", b" ") == _SASL_COMMAND
+        return MAX_SASL_OCTETS if self._sasl is not None or begins_sasl else MAX_COMMAND_OCTETS
+
+    def _take(self, step: Step) -> Event | Signal:
+        """Do what a line came to."""
+        match step:
+            case Ask(event=event):
+                if isinstance(event, StartTls):
+                    self._check_nothing_follows()
+                return self._ask(event)
+            case Settle(verb=Verb.RSET, reply=reply):
+                to_send = self._move(Verb.RSET, reply)
                 self._transaction = Transaction(self.options)
                 return TransactionReset(to_send)
-            case Verb.QUIT:
-                return self._settle(verb, catalogue.BYE)
-            case Verb.NOOP:
-                return self._settle(verb, catalogue.OK)
-            case Verb.HELP:
-                return self._settle(verb, catalogue.HELP)
-            case Verb.VRFY if rest:
-                return self._settle(verb, catalogue.CANNOT_VERIFY)
-            case _:  # VRFY without a name: check_order lets no other verb pass
-                raise CommandError(catalogue.BAD_ARGUMENTS)
+            case Settle(verb=verb, reply=reply):
+                return self._settle(verb, reply)
+            case Challenge(verb=verb, reply=reply, exchange=exchange):
+                self._sasl = exchange
+                return self._settle(verb, reply)
+            case Refuse(verb=verb, reply=reply):
+                self._sasl = None
+                return self._reject(verb, reply)
+            case TakeChunk(chunk=chunk):
+                return self._take_chunk(chunk)
+            case EatChunk(chunk=chunk, reply=reply, refused=refused):
+                self._content = self._transaction.skip(chunk, reply, refused)
+                return self.next_event()
+            case Lost(problem=problem, reply=reply):
+                raise self._fail(problem, reply)
+            case _:
+                assert_never(step)
+
+    def _take_chunk(self, chunk: Chunk) -> Event | Signal:
+        chunks = self._transaction.chunks
+        if chunks is None:
+            self._first_chunk = chunk
+            return self._ask(DataBegun(DataCommand.BDAT))
+        chunks.begin(chunk)
+        self._content = chunks
+        return self.next_event()
 
     def _reject(self, verb: Verb, reply: Reply) -> CommandRejected:
         """Refuse a command by ourselves; too many mistakes close the session."""
-        if reply.code in _BAD_COMMAND_CODES:
-            self._bad_commands += 1
-            limit = self.options.max_bad_commands
-            if limit is not None and self._bad_commands > limit:
-                reply = catalogue.TOO_MANY_BAD_COMMANDS
-        elif verb is Verb.RCPT:
-            self._count_recipient(reply)
-        return CommandRejected(verb, reply, self._move(Verb.UNKNOWN, reply))  # which moves nothing, but may close
+        if verb is Verb.RCPT and reply.code not in BAD_COMMAND_CODES:
+            self._tally.count_refused_recipient(reply)
+        reply = self._tally.count_mistake(reply)
+        moving = verb if verb is Verb.SASL_RESPONSE else Verb.UNKNOWN  # which moves nothing, but may close
+        return CommandRejected(verb, reply, self._move(moving, reply))
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
         return CommandAnswered(verb, reply, self._move(verb, reply))
-
-    def _offered(self) -> frozenset[Extension]:
-        """The extensions that may be used: none after HELO (RFC 5321 4.1.1.1)."""
-        return frozenset() if self._greeting is GreetingWord.HELO else self.options.extensions
-
-    def _on_mail(self, rest: str) -> Event:
-        event = commands.parse_mail(rest, self._offered(), self.options.paths)
-        limit = self.options.max_message_octets
-        if limit is not None and event.declared_octets is not None and event.declared_octets > limit:
-            raise CommandError(catalogue.MESSAGE_TOO_BIG)
-        if self.options.max_messages is not None and self._messages >= self.options.max_messages:
-            raise CommandError(catalogue.TOO_MANY_MESSAGES)
-        return self._ask(event)
-
-    def _on_rcpt(self, rest: str) -> Event:
-        options = self.options
-        if options.max_refused_recipients is not None and self._refused_recipients >= options.max_refused_recipients:
-            raise CommandError(catalogue.TOO_MANY_REFUSED_RECIPIENTS)
-        event = commands.parse_rcpt(rest, self._offered(), options.paths, smtputf8=self._transaction.smtputf8)
-        if options.max_recipients is not None and self._transaction.recipients >= options.max_recipients:
-            raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
-        return self._ask(event)
-
-    def _on_bdat(self, word: commands.Word, rest: str) -> Event | Signal:
-        """Wanted or not, the octets behind BDAT are data and no commands: a refused chunk is eaten before its reply."""
-        try:
-            chunk = commands.parse_chunk(rest)
-        except CommandError as exc:
-            raise self._fail("the size of a chunk cannot be read", exc.reply) from exc
-        try:
-            check_order(self.state, word, self.options.dialect, self._offered())
-        except CommandError as exc:
-            self._content = self._transaction.skip(chunk, exc.reply, Refused.COMMAND)
-            return self.next_event()
-        if (refusal := self._transaction.refusal_of(chunk)) is not None:
-            self._content = self._transaction.skip(chunk, refusal, Refused.MESSAGE)
-        elif (chunks := self._transaction.chunks) is not None:
-            chunks.begin(chunk)
-            self._content = chunks
-        else:
-            self._first_chunk = chunk
-            return self._ask(DataBegun(DataCommand.BDAT))
-        return self.next_event()
 
 
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
     Connected: Verb.CONNECT,
     Hello: Verb.GREET,
+    StartTls: Verb.STARTTLS,
+    Authenticate: Verb.AUTH,
+    Xclient: Verb.XCLIENT,
     MailFrom: Verb.MAIL,
     RcptTo: Verb.RCPT,
     DataBegun: Verb.DATA,

@@ -5,23 +5,40 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from trio_fcgimail.smtp import catalogue
-from trio_fcgimail.smtp.events import Answerable, Connected, DataBegun, Hello, MailFrom, MessageEnd, RcptTo
-from trio_fcgimail.smtp.options import Extension, GreetingWord, ServerOptions
+from trio_fcgimail.smtp.events import (
+    Answerable,
+    Authenticate,
+    Connected,
+    DataBegun,
+    Hello,
+    MailFrom,
+    MessageEnd,
+    RcptTo,
+    StartTls,
+    Xclient,
+)
+from trio_fcgimail.smtp.offer import Offer
+from trio_fcgimail.smtp.options import Extension, GreetingWord, Mechanism, ServerOptions
 from trio_fcgimail.smtp.replies import Reply
+from trio_fcgimail.smtp.xclient import XCLIENT_NAMES
 
 _MAX_LIMIT: Final = 999_999  # RFC 9422 5: the values have six digits at most
 
 
-def default_reply(event: Answerable, options: ServerOptions) -> Reply:
+def default_reply(event: Answerable, options: ServerOptions, offer: Offer) -> Reply:
     """The reply of acceptance that fits an event."""
     match event:
-        case Connected():
+        case Connected() | Xclient():
             return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
         case Hello(word=GreetingWord.HELO):
             return Reply(250, None, (options.hostname,))
         case Hello():
-            keywords = (_keyword(extension, options) for extension in Extension if extension in options.extensions)
+            keywords = (_keyword(extension, options) for extension in Extension if extension in offer.extensions)
             return Reply(250, None, (options.hostname, *filter(None, keywords)))
+        case StartTls():
+            return catalogue.READY_FOR_TLS
+        case Authenticate():
+            return catalogue.AUTHENTICATED
         case MailFrom():
             return catalogue.SENDER_OK
         case RcptTo():
@@ -43,5 +60,9 @@ def _keyword(extension: Extension, options: ServerOptions) -> str:
             limits = (("MAILMAX", options.max_messages), ("RCPTMAX", options.max_recipients))
             words = [f"{name}={limit}" for name, limit in limits if limit is not None and limit <= _MAX_LIMIT]
             return " ".join(["LIMITS", *words]) if words else ""
+        case Extension.AUTH:
+            return " ".join(["AUTH", *(one.value for one in Mechanism if one in options.auth_mechanisms)])
+        case Extension.XCLIENT:
+            return " ".join(["XCLIENT", *XCLIENT_NAMES])
         case _:
             return str(extension.value)

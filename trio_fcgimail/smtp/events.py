@@ -14,14 +14,16 @@ from trio_fcgimail.smtp.address import Mailbox
 from trio_fcgimail.smtp.options import GreetingWord
 from trio_fcgimail.smtp.parameters import BodyType, DsnNotify, DsnReturn, OriginalRecipient
 from trio_fcgimail.smtp.replies import Reply
+from trio_fcgimail.smtp.sasl import Credentials
 from trio_fcgimail.smtp.state import Verb
+from trio_fcgimail.smtp.xclient import XclientAttributes
 
 
 class Signal(Enum):
     """What ``next_event`` returns when there is no event."""
 
     NEED_DATA = "call receive_data() first"
-    PAUSED = "answer the last event first"
+    PAUSED = "answer the last event first, or tell how the TLS handshake ended"
 
 
 NEED_DATA: Final[Literal[Signal.NEED_DATA]] = Signal.NEED_DATA
@@ -41,6 +43,7 @@ class Waiting(Enum):
     COMMAND = "a command"
     DATA = "the data of a message"
     ANSWER = "the embedder"
+    HANDSHAKE = "the TLS handshake"
     NOTHING = "nothing, it is closed"
 
 
@@ -79,6 +82,8 @@ class MailFrom:
     smtputf8: bool
     dsn_return: DsnReturn | None  # RET=, RFC 3461 4.3
     envelope_id: str | None  # ENVID=, RFC 3461 4.4, decoded
+    require_tls: bool = False  # REQUIRETLS, RFC 8689 2
+    submitter: Mailbox | None = None  # AUTH=, RFC 4954 5: who is said to have submitted it; None for <> and when absent
 
 
 @final
@@ -89,6 +94,31 @@ class RcptTo:
     path: Mailbox
     notify: frozenset[DsnNotify] = frozenset()  # NOTIFY=, RFC 3461 4.1; empty when absent
     original: OriginalRecipient | None = None  # ORCPT=, RFC 3461 4.2
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """STARTTLS (RFC 3207 4). accept() says 220; once that was written, do the handshake, then call tls_started().
+
+    Until then there is nothing to read: the next octets of the client belong to TLS.
+    """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """AUTH (RFC 4954), with all that its exchange brought. accept() says 235; reject() with 535, 454 or 421."""
+
+    credentials: Credentials
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Xclient:
+    """XCLIENT. accept() greets anew with 220, and the client begins again; forget its greeting, not who it now is."""
+
+    attributes: XclientAttributes
 
 
 @final
@@ -143,7 +173,7 @@ class TransactionReset:
 @final
 @dataclass(frozen=True, slots=True)
 class CommandAnswered:
-    """NOOP, HELP, VRFY, QUIT or a BDAT without LAST, answered; nothing changed but by QUIT."""
+    """NOOP, HELP, VRFY, QUIT, a BDAT without LAST or a step of AUTH, answered; nothing changed but by QUIT."""
 
     verb: Verb
     reply: Reply
@@ -168,6 +198,6 @@ class ConnectionClosed:
     reason: CloseReason
 
 
-Answerable = Connected | Hello | MailFrom | RcptTo | DataBegun | MessageEnd
+Answerable = Connected | Hello | StartTls | Authenticate | Xclient | MailFrom | RcptTo | DataBegun | MessageEnd
 Settled = MessageChunk | MessageRefused | TransactionReset | CommandAnswered | CommandRejected | ConnectionClosed
 Event = Answerable | Settled

@@ -8,6 +8,7 @@ from typing import Final
 from trio_fcgimail.smtp import catalogue
 from trio_fcgimail.smtp.commands import Word
 from trio_fcgimail.smtp.errors import CommandError
+from trio_fcgimail.smtp.offer import Offer
 from trio_fcgimail.smtp.options import Dialect, Extension
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.state import State, Verb, is_legal
@@ -17,6 +18,8 @@ _BAD_SEQUENCE: Final[Mapping[tuple[State, Verb], Reply]] = {
     (State.START, Verb.RCPT): catalogue.GREET_FIRST,
     (State.START, Verb.DATA): catalogue.GREET_FIRST,
     (State.START, Verb.BDAT): catalogue.GREET_FIRST,
+    (State.START, Verb.STARTTLS): catalogue.GREET_FIRST,
+    (State.START, Verb.AUTH): catalogue.GREET_FIRST,
     (State.READY, Verb.RCPT): catalogue.NEED_MAIL,
     (State.READY, Verb.DATA): catalogue.NEED_MAIL,
     (State.READY, Verb.BDAT): catalogue.NEED_MAIL,
@@ -27,11 +30,15 @@ _BAD_SEQUENCE: Final[Mapping[tuple[State, Verb], Reply]] = {
     (State.MAIL, Verb.DATA): catalogue.NEED_RECIPIENTS,
     (State.MAIL, Verb.BDAT): catalogue.NEED_RECIPIENTS,
 }
-_EXTENSION_OF: Final[Mapping[Verb, Extension]] = {Verb.BDAT: Extension.CHUNKING}
-_NEVER_OFFERED: Final = frozenset({Verb.EXPN, Verb.STARTTLS, Verb.AUTH, Verb.XCLIENT})
+_EXTENSION_OF: Final[Mapping[Verb, Extension]] = {
+    Verb.BDAT: Extension.CHUNKING,
+    Verb.STARTTLS: Extension.STARTTLS,
+    Verb.AUTH: Extension.AUTH,
+    Verb.XCLIENT: Extension.XCLIENT,
+}
 
 
-def check_order(state: State, word: Word, dialect: Dialect, offered: frozenset[Extension]) -> None:
+def check_order(state: State, word: Word, dialect: Dialect, offer: Offer) -> None:
     """Raises CommandError when the command cannot come now, whatever its arguments."""
     verb = word.verb
     unknown = verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in dialect.greetings)
@@ -39,8 +46,10 @@ def check_order(state: State, word: Word, dialect: Dialect, offered: frozenset[E
         raise CommandError(catalogue.NO_SERVICE_HERE)
     if unknown:
         raise CommandError(catalogue.UNKNOWN_COMMAND)
-    extension = _EXTENSION_OF.get(verb)
-    if verb in _NEVER_OFFERED or (extension is not None and extension not in offered):
+    if verb is Verb.EXPN:
         raise CommandError(catalogue.NOT_OFFERED)
+    extension = _EXTENSION_OF.get(verb)
+    if extension is not None and extension not in offer.extensions:
+        raise CommandError(offer.not_now.get(extension, catalogue.NOT_OFFERED))
     if not is_legal(state, verb):
         raise CommandError(_BAD_SEQUENCE.get((state, verb), catalogue.BAD_SEQUENCE))

@@ -9,11 +9,13 @@ from enum import Enum
 from typing import Final, TypeVar, final
 
 from trio_fcgimail.smtp import catalogue, grammar
+from trio_fcgimail.smtp.address import Mailbox, parse_mailbox
 from trio_fcgimail.smtp.errors import CommandError
 from trio_fcgimail.smtp.options import Extension
 
 MAX_ENVID_OCTETS: Final = 100  # RFC 3461 4.4
 MAX_ORCPT_OCTETS: Final = 500  # RFC 3461 4.2
+MAX_SUBMITTER_OCTETS: Final = 500  # RFC 4954 5 adds as many to the line of MAIL
 
 # RFC 3461 4. What it stands for must be printable ASCII (4.2, 4.4): nothing else fits a field or a header.
 _XCHAR: Final = r"[\x21-\x2a\x2c-\x3c\x3e-\x7e]"
@@ -76,6 +78,8 @@ class MailParameters:
     smtputf8: bool = False  # SMTPUTF8, RFC 6531 3.4
     dsn_return: DsnReturn | None = None  # RET, RFC 3461 4.3
     envelope_id: str | None = None  # ENVID, RFC 3461 4.4, decoded from xtext
+    require_tls: bool = False  # REQUIRETLS, RFC 8689 2
+    submitter: Mailbox | None = None  # AUTH, RFC 4954 5, decoded from xtext; None for <> too: nobody known
 
 
 @final
@@ -162,6 +166,18 @@ def _envid(known: MailParameters, value: str, _extensions: frozenset[Extension])
     return replace(known, envelope_id=_decode_xtext(value, _XTEXT))
 
 
+def _requiretls(known: MailParameters, _value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    return replace(known, require_tls=True)
+
+
+def _auth(known: MailParameters, value: str, _extensions: frozenset[Extension]) -> MailParameters:
+    if len(value.encode()) > MAX_SUBMITTER_OCTETS:
+        raise ValueError(value)
+    if value == "<>":
+        return known
+    return replace(known, submitter=parse_mailbox(_decode_xtext(value, _UNITEXT)))
+
+
 def _notify(known: RcptParameters, value: str, _extensions: frozenset[Extension]) -> RcptParameters:
     words = [DsnNotify(grammar.fold(word)) for word in value.split(",")]
     notify = frozenset(words)
@@ -184,7 +200,7 @@ def _decode_xtext(text: str, form: re.Pattern[str]) -> str:
     return _ENCODED.sub(lambda found: chr(int(found[1], 16)), text)
 
 
-_WITHOUT_VALUE: Final = frozenset({"SMTPUTF8"})
+_WITHOUT_VALUE: Final = frozenset({"SMTPUTF8", "REQUIRETLS"})
 _EXTENSION_OF_BODY: Final = {BodyType.BINARY_MIME: Extension.BINARYMIME}
 _DSN: Final = frozenset({Extension.DSN})
 _MAIL: Final[_Known[MailParameters]] = {
@@ -193,5 +209,7 @@ _MAIL: Final[_Known[MailParameters]] = {
     "SMTPUTF8": (frozenset({Extension.SMTPUTF8}), _smtputf8),
     "RET": (_DSN, _ret),
     "ENVID": (_DSN, _envid),
+    "REQUIRETLS": (frozenset({Extension.REQUIRETLS}), _requiretls),
+    "AUTH": (frozenset({Extension.AUTH}), _auth),
 }
 _RCPT: Final[_Known[RcptParameters]] = {"NOTIFY": (_DSN, _notify), "ORCPT": (_DSN, _orcpt)}

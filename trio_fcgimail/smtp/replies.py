@@ -10,6 +10,7 @@ from typing import Final, final
 from trio_fcgimail.smtp.errors import LocalProtocolError
 
 MAX_REPLY_LINE_OCTETS: Final = 512  # RFC 5321 4.5.3.1.5, code and CRLF included
+_CHALLENGE: Final = 334  # RFC 4954 4: its blank is no padding, but stands before a challenge of no octets as well
 MAX_REPLY_LINES: Final = 64  # ours: EHLO needs a dozen; a script's refusal must stay readable
 
 # Printable text without controls, C1 controls and the two Unicode line ends. RFC 5321 4.2 allows HT; nobody needs it.
@@ -99,7 +100,8 @@ class Reply:
         code = f"{self.enhanced} " if enhanced and self.enhanced is not None else ""
         last = len(self.lines) - 1
         text = "".join(
-            f"{self.code}{' ' if number == last else '-'}{code}{line}".rstrip(" ") + "\r\n"
+            f"{self.code}{' ' if number == last else '-'}{code}{line}".rstrip("" if self.code == _CHALLENGE else " ")
+            + "\r\n"
             for number, line in enumerate(self.lines)
         )
         return text.encode("utf-8" if utf8 else "ascii", "replace")

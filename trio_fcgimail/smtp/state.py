@@ -25,10 +25,9 @@ What couples what
   (``CHUNKS_REFUSED``) the rest is refused, too, by the same reply, up to LAST or RSET.
 - ``SASL`` is an exchange of AUTH (RFC 4954): each line of the client is a ``SASL_RESPONSE``.
 - ``TLS_PENDING`` lies between the 220 to STARTTLS and the end of the handshake (RFC 3207 4): no octet is a command
-  there, and success leads back to ``START``, as everything learnt before is forgotten.
+  there, and success leads back to ``START``, as everything learnt before is forgotten, a mail under way with it.
 - XCLIENT leads back to ``START`` as well.
-The rows of STARTTLS, AUTH and XCLIENT are here because the table is the place where they fit together; a verb whose
-extension is not offered is answered 502 before the table is asked.
+A verb whose extension is not offered is answered 502, or what says how to come by it, before the table is asked.
 """
 
 from __future__ import annotations
@@ -90,6 +89,7 @@ _IN_TRANSACTION: Final[Row] = {
     **_ALWAYS,
     (Verb.RSET, Outcome.OK): State.READY,
     (Verb.GREET, Outcome.OK): State.READY,  # RFC 5321 4.1.4: EHLO in a session resets it
+    (Verb.STARTTLS, Outcome.OK): State.TLS_PENDING,
 }
 _CHUNKS: Final[Row] = {
     (Verb.BDAT, Outcome.OK): State.CHUNKING,
