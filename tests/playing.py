@@ -15,7 +15,7 @@ from tests.support import Request
 from tests.transcripts import ClientCloses, Expect, Mail, Send, ServerCloses, Transcript
 from trio_fcgimail import mail, smtp
 from trio_fcgimail.mail import Answer, Envelope, Peer, Stage, Unexpected, Verdict
-from trio_fcgimail.server.app import server_options
+from trio_fcgimail.server.entrance import server_options
 
 READ_SECONDS: Final = 10.0  # until a server that says nothing has failed
 

@@ -30,7 +30,7 @@ from trio_fcgimail.config import (
 from trio_fcgimail.fastcgi import ProtocolStatus, RecordType, encode_record, encode_stream
 from trio_fcgimail.mail import Peer
 from trio_fcgimail.server import LogFile, LogObserver, Observer, Server, make_log
-from trio_fcgimail.server.app import server_options
+from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.listeners import open_listeners
 from trio_fcgimail.server.scripts import Scripts
@@ -318,8 +318,8 @@ class House:
 
     def session(self, stream: trio.abc.Stream, peer: Peer = CLIENT, refusal: Reply | None = None) -> Session:
         """A session that does not run yet."""
-        options = server_options(self.settings, self.settings.listeners[0])
-        return Session(stream, peer, options, self.gateway, refusal)
+        entrance = open_entrance(self.settings, self.settings.listeners[0])
+        return Session(stream, peer, entrance, self.gateway, refusal)
 
     def visit(self) -> tuple[Dialogue, Session]:
         """Start a session; who talks to it, and itself."""

@@ -8,8 +8,10 @@ from typing import Final
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from trio_fcgimail.mail import DsnWish, Envelope, Peer, Session
+from trio_fcgimail.mail import DsnWish, Envelope, Peer, Session, TlsFacts
 from trio_fcgimail.smtp import (
+    LMTP,
+    SMTP,
     BodyType,
     DsnNotify,
     DsnReturn,
@@ -38,11 +40,15 @@ def envelope(
     dsn_wishes: tuple[DsnWish, ...] = (),
     dsn_return: DsnReturn | None = None,
     envelope_id: str | None = None,
+    tls: TlsFacts | None = None,
+    auth_user: str | None = None,
 ) -> Envelope:
     """An envelope, with what a test does not care about filled in."""
     return Envelope(
         queue_id=QUEUE_ID,
-        session=Session(peer, greeting, helo),
+        session=Session(
+            peer, greeting, helo, LMTP if greeting is GreetingWord.LHLO else SMTP, tls=tls, auth_user=auth_user
+        ),
         mail_from=mail_from,
         recipients=recipients,
         body_type=body_type,

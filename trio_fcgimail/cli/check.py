@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import tempfile
 from dataclasses import dataclass
 from enum import Enum
@@ -18,10 +19,10 @@ import trio
 from trio_fcgimail import smtp
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TcpAddress, UnixAddress
+from trio_fcgimail.config import ListenerSettings, ScriptSettings, Settings, TcpAddress, TlsMode, UnixAddress
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session
 from trio_fcgimail.server import ListenError
-from trio_fcgimail.server.app import server_options
+from trio_fcgimail.server.entrance import open_entrance, server_options
 from trio_fcgimail.server.listeners import close_listener, open_listeners
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.upstream import UpstreamError, connect
@@ -61,8 +62,7 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings.append(await _check_upstream(settings))
-    findings += [_check_script("scripts.validate", settings.scripts.validate)] if settings.scripts.validate else []
-    findings.append(_check_script("scripts.save", settings.scripts.save))
+    findings += _check_scripts(settings.scripts)
     findings.append(_check_php_limits(settings))
     if probe:
         findings.append(await _probe(settings))
@@ -82,9 +82,13 @@ def _print(findings: list[Finding]) -> None:
 
 async def _check_listener(key: str, listener: ListenerSettings, settings: Settings) -> Finding:
     try:
+        open_entrance(settings, listener)
+    except ListenError as exc:
+        return Finding(key, State.BAD, f"{exc}; correct certificate and private_key, and who may read them")
+    try:
         opened = await open_listeners(listener)
     except ListenError as exc:
-        if await _greets_with(listener.address, _banner(settings, listener)):
+        if await _greets_with(listener, _banner(settings, listener)):
             return Finding(key, State.GOOD, f"{listener.address}: our server is running there")
         return Finding(key, State.BAD, f"{exc}; end the other program or choose another address")
     for one in opened:
@@ -100,16 +104,25 @@ def _banner(settings: Settings, listener: ListenerSettings) -> bytes:
     return conn.accept(event)
 
 
-async def _greets_with(address: ListenAddress, banner: bytes) -> bool:
-    """Whether what holds the address says exactly that."""
+async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
+    """Whether what holds the address says exactly that; who it is by its certificate is not asked."""
     with trio.move_on_after(_BANNER_SECONDS):
         try:
-            stream = await connect(address, seconds=_BANNER_SECONDS)
+            stream: trio.abc.Stream = await connect(listener.address, seconds=_BANNER_SECONDS)
+            if listener.tls is TlsMode.IMPLICIT:
+                stream = trio.SSLStream(stream, _trusting(), https_compatible=True)
             async with stream:
                 return await stream.receive_some(len(banner) + 1) == banner
         except (UpstreamError, trio.BrokenResourceError):
             return False
     return False
+
+
+def _trusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _check_descriptors(settings: Settings) -> Finding:
@@ -159,6 +172,18 @@ async def _check_upstream(settings: Settings) -> Finding:
         return Finding(key, State.BAD, f"{exc}; {mend}")
     await trio.aclose_forcefully(stream)
     return Finding(key, State.GOOD, f"{address} accepts connections")
+
+
+def _check_scripts(scripts: ScriptSettings) -> list[Finding]:
+    paths = {
+        "scripts.connect": scripts.connect,
+        "scripts.helo": scripts.helo,
+        "scripts.auth": scripts.auth,
+        "scripts.mail": scripts.mail,
+        "scripts.validate": scripts.validate,
+        "scripts.save": scripts.save,
+    }
+    return [_check_script(key, path) for key, path in paths.items() if path is not None]
 
 
 def _check_script(key: str, script: str) -> Finding:

@@ -30,6 +30,7 @@ from trio_fcgimail.config.settings import (
     ScriptSettings,
     Settings,
     SpoolSettings,
+    TlsMode,
     Unexpected,
 )
 from trio_fcgimail.config.sources import find_configuration, load_settings, serve_settings
@@ -54,6 +55,7 @@ __all__ = [
     "Settings",
     "SpoolSettings",
     "TcpAddress",
+    "TlsMode",
     "Unexpected",
     "UnixAddress",
     "UpstreamAddress",

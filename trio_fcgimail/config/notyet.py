@@ -36,7 +36,7 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-_LATER_EXTENSIONS = frozenset(("STARTTLS", "AUTH", "XCLIENT", "REQUIRETLS"))
+_LATER_EXTENSIONS = frozenset(("XCLIENT",))
 
 
 def _names_no_later_extension(value: object) -> bool:
@@ -55,21 +55,15 @@ def _has_at_most_one(value: object) -> bool:
 
 _EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSIONS))
 _RATE = "limits per minute"
-_STAGE = "scripts for stages other than validate and save"
 
 _ROWS: Final = (
     _off("workers", 1, "1", "several processes"),
     _off("user", "", '""', "changing the user"),
     _off("group", "", '""', "changing the group"),
     NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
-    _off("listeners.tls", "none", '"none"', "TLS"),
-    _off("listeners.certificate", "", '""', "TLS"),
-    _off("listeners.private_key", "", '""', "TLS"),
     NotYet("listeners.extensions", _names_no_later_extension, _text(_EXTENSIONS_TEXT, "these")),
     _off("listeners.proxy_protocol_from", [], "[]", "the PROXY protocol"),
     _off("listeners.xclient_from", [], "[]", "XCLIENT"),
-    _off("listeners.require_auth", False, "false", "AUTH"),
-    _off("listeners.auth_any_recipient", False, "false", "AUTH"),
     _off("limits.connections_per_minute_per_ip", 0, "0", _RATE),
     _off("limits.messages_per_minute_per_ip", 0, "0", _RATE),
     _off("limits.recipients_per_minute_per_ip", 0, "0", _RATE),
@@ -78,10 +72,6 @@ _ROWS: Final = (
     _off("fastcgi.keep_alive", False, "false", "kept connections"),
     _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
     _off("scripts.body", "form", '"form"', "multipart and raw bodies"),
-    _off("scripts.auth", "", '""', _STAGE),
-    _off("scripts.connect", "", '""', _STAGE),
-    _off("scripts.helo", "", '""', _STAGE),
-    _off("scripts.mail", "", '""', _STAGE),
     _off("status.address", "", '""', "the status page"),
 )
 

@@ -11,7 +11,7 @@ from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.notyet import NOT_YET
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
-from trio_fcgimail.config.settings import Settings
+from trio_fcgimail.config.settings import Extension, Settings, TlsMode
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,6 +21,7 @@ __all__ = ["known_keys", "read_document"]
 _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longer
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys
+_LISTENER_ADDRESS = re.compile(r"listeners\[[0-9]+\]\.address")
 _LATER_SECTIONS = frozenset({"status"})  # of keys that are all not yet
 
 _T = TypeVar("_T", bound="DataclassInstance")
@@ -136,6 +137,48 @@ class _Reader:
             expected = f"less than max_connections, which is {most.value}"
             self.problems.add("fastcgi.reserve_for_validate", shown(reserve.raw), expected)
         self._check_listeners()
+        for listener in [key.removesuffix("address") for key in self._read if _LISTENER_ADDRESS.fullmatch(key)]:
+            self._check_tls(listener)
+            self._check_auth(listener)
+
+    def _value_of(self, key: str) -> object:
+        read = self._read.get(key)
+        return None if read is None else read.value
+
+    def _check_tls(self, listener: str) -> None:
+        """A certificate and TLS belong together, and extensions of TLS are for those who have it."""
+        tls = self._value_of(listener + "tls")
+        if tls is TlsMode.NONE:
+            self._refuse_set(listener, ("certificate", "private_key"), 'it only beside tls = "starttls" or "implicit"')
+        elif tls is not None and self._value_of(listener + "certificate") is None:
+            raw = shown(self._read[listener + "tls"].raw)
+            self.problems.add(listener + "tls", raw, "a certificate beside it")
+        if tls is not TlsMode.STARTTLS:
+            self._refuse_keyword(listener, Extension.STARTTLS, 'STARTTLS only beside tls = "starttls"')
+        if tls is TlsMode.NONE:
+            self._refuse_keyword(
+                listener, Extension.REQUIRETLS, 'REQUIRETLS only beside tls = "starttls" or "implicit"'
+            )
+
+    def _check_auth(self, listener: str) -> None:
+        """AUTH needs a script that knows the users, and a channel that nobody reads."""
+        if self._value_of("scripts.auth") is None:
+            expected = "it only beside a script scripts.auth"
+            self._refuse_set(listener, ("require_auth", "auth_any_recipient", "auth_without_tls"), expected)
+            self._refuse_keyword(listener, Extension.AUTH, "AUTH only beside a script scripts.auth")
+        elif self._value_of(listener + "tls") is TlsMode.NONE and not self._value_of(listener + "auth_without_tls"):
+            self._refuse_set(listener, ("require_auth",), "it only beside tls, or with auth_without_tls = true")
+
+    def _refuse_set(self, listener: str, names: tuple[str, ...], expected: str) -> None:
+        for name in names:
+            read = self._read.get(listener + name)
+            if read is not None and read.value:
+                self.problems.add(listener + name, shown(read.raw), expected)
+
+    def _refuse_keyword(self, listener: str, keyword: Extension, expected: str) -> None:
+        read = self._read.get(listener + "extensions")
+        if read is not None and isinstance(read.value, tuple) and keyword in read.value:
+            self.problems.add(listener + "extensions", shown(read.raw), expected)
 
     def _check_listeners(self) -> None:
         taken: set[object] = set()
@@ -152,9 +195,9 @@ class _Reader:
 
     def _refuse_unix_only(self, listener: str) -> None:
         for name in ("mode", "group"):
-            read = self._read.get(listener + name)
-            if read is not None and read.value is not None:
-                self.problems.add(listener + name, shown(read.raw), "it only beside the address of a unix socket")
+            if self._value_of(listener + name) is not None:
+                raw = shown(self._read[listener + name].raw)
+                self.problems.add(listener + name, raw, "it only beside the address of a unix socket")
 
     def _refuse_others(self, own: tuple[str, ...], raw: Mapping[str, object], place: _Place) -> None:
         """Refuse what is not yet and what is unknown."""

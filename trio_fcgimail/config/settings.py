@@ -52,6 +52,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "TlsMode",
     "Unexpected",
 ]
 
@@ -69,6 +70,15 @@ class Protocol(Enum):
 
     SMTP = "smtp"  # RFC 5321
     LMTP = "lmtp"  # RFC 2033
+
+
+@final
+class TlsMode(Enum):
+    """When a listener encrypts."""
+
+    NONE = "none"
+    STARTTLS = "starttls"  # RFC 3207
+    IMPLICIT = "implicit"  # from the first octet, RFC 8314 3
 
 
 @final
@@ -121,6 +131,9 @@ _MESSAGE_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for none")
 _TOTAL_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for the free space less 5 %")
 _DIRECTORY = optional(text(file_path, "the path of a folder"), "", '"" for that of the system')
 _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail/save.php"')
+_OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
+_CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
+_PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
 _LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
 
 
@@ -130,14 +143,20 @@ class ListenerSettings:
     """One `[[listeners]]`.
 
     `mode` (permission bits) and `group` are those of a unix socket, None when they are left to the umask and to
-    our own group.
+    our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None.
     """
 
     address: Annotated[ListenAddress, _LISTEN]
     protocol: Annotated[Protocol, one_of(Protocol)] = Protocol.SMTP
+    tls: Annotated[TlsMode, one_of(TlsMode)] = TlsMode.NONE
+    certificate: Annotated[Path | None, _CERTIFICATE] = None
+    private_key: Annotated[Path | None, _PRIVATE_KEY] = None
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
     bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
     lenient_paths: Annotated[bool, flag()] = False
+    require_auth: Annotated[bool, flag()] = False
+    auth_any_recipient: Annotated[bool, flag()] = False
+    auth_without_tls: Annotated[bool, flag()] = False
     mode: Annotated[int | None, _MODE] = None
     group: Annotated[str | None, _GROUP] = None
 
@@ -154,6 +173,7 @@ class LimitSettings:
     messages_per_connection: Annotated[int | None, _COUNT] = 1000
     bad_commands: Annotated[int | None, _COUNT] = 5
     refused_recipients: Annotated[int | None, _COUNT] = 20
+    tls_handshake_seconds: Annotated[float, seconds()] = 30.0
     idle_seconds: Annotated[float, seconds()] = 300.0
     data_seconds: Annotated[float, seconds()] = 600.0
     data_floor_octets_per_second: Annotated[int | None, _COUNT] = 100
@@ -188,9 +208,16 @@ class FastcgiSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptSettings:
-    """`[scripts]`; without `validate` every recipient of the allowed hosts is taken."""
+    """`[scripts]`; without `validate` every recipient of the allowed hosts is taken, without `auth` nobody logs in.
 
-    validate: Annotated[str | None, optional(_SCRIPT, "", '"" for none')] = None
+    `validate_seconds` is the time of a try of every stage but save.
+    """
+
+    connect: Annotated[str | None, _OPTIONAL_SCRIPT] = None
+    helo: Annotated[str | None, _OPTIONAL_SCRIPT] = None
+    auth: Annotated[str | None, _OPTIONAL_SCRIPT] = None
+    mail: Annotated[str | None, _OPTIONAL_SCRIPT] = None
+    validate: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     validate_seconds: Annotated[float, seconds()] = 5.0
     save: Annotated[str, _SCRIPT]
     save_seconds: Annotated[float, seconds()] = 30.0

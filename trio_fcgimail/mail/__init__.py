@@ -2,19 +2,22 @@
 
 from trio_fcgimail.mail.digest import MailDigest
 from trio_fcgimail.mail.draft import EnvelopeDraft
-from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, WithKeyword, new_queue_id
+from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
 from trio_fcgimail.mail.request import (
     Field,
     Parameter,
     Received,
+    auth_fields,
     get_parameters,
     has_room,
+    mail_fields,
     octets_of,
     post_parameters,
     recipient_fields,
     save_fields,
+    session_fields,
     validate_fields,
 )
 from trio_fcgimail.mail.text import clean, clean_ends
@@ -55,10 +58,12 @@ __all__ = [
     "Received",
     "Session",
     "Stage",
+    "TlsFacts",
     "Unexpected",
     "Verdict",
     "WithKeyword",
     "address_literal",
+    "auth_fields",
     "clean",
     "clean_ends",
     "decode_subject",
@@ -69,11 +74,13 @@ __all__ = [
     "has_room",
     "judge",
     "judge_each",
+    "mail_fields",
     "new_queue_id",
     "octets_of",
     "post_parameters",
     "received_header",
     "recipient_fields",
     "save_fields",
+    "session_fields",
     "validate_fields",
 ]

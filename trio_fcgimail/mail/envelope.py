@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import assert_never, final
 
-from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, GreetingWord, Mailbox, OriginalRecipient
+from trio_fcgimail.smtp import (
+    SMTP,
+    BodyType,
+    Dialect,
+    DsnNotify,
+    DsnReturn,
+    GreetingWord,
+    Mailbox,
+    OriginalRecipient,
+    RepliesAtEnd,
+)
 
 
 @final
@@ -28,28 +38,59 @@ class DsnWish:
 
 
 class WithKeyword(Enum):
-    """The protocol of the trace header (RFC 3848, RFC 6531 4.3)."""
+    """The protocol of the trace header (RFC 3848, RFC 6531 4.3): S stands for TLS, A for AUTH."""
 
     SMTP = "SMTP"
     ESMTP = "ESMTP"
+    ESMTPA = "ESMTPA"
+    ESMTPS = "ESMTPS"
+    ESMTPSA = "ESMTPSA"
     LMTP = "LMTP"
+    LMTPA = "LMTPA"
+    LMTPS = "LMTPS"
+    LMTPSA = "LMTPSA"
     UTF8SMTP = "UTF8SMTP"
+    UTF8SMTPA = "UTF8SMTPA"
+    UTF8SMTPS = "UTF8SMTPS"
+    UTF8SMTPSA = "UTF8SMTPSA"
     UTF8LMTP = "UTF8LMTP"
+    UTF8LMTPA = "UTF8LMTPA"
+    UTF8LMTPS = "UTF8LMTPS"
+    UTF8LMTPSA = "UTF8LMTPSA"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """How a connection is encrypted, in OpenSSL's words: ``TLSv1.3``, ``TLS_AES_256_GCM_SHA384``."""
+
+    protocol: str
+    cipher: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What outlives one mail of a connection: who is there, and how it introduced itself."""
+    """What outlives one mail of a connection: who is there, and how it introduced itself.
+
+    Args:
+        greeting: the word of its greeting; None as long as there was none.
+        helo: what it called itself; empty as long as there was no greeting.
+        tls: None in the clear.
+        auth_user: whom the script let in; None as long as nobody.
+    """
 
     peer: Peer
-    greeting: GreetingWord
-    helo: str
+    greeting: GreetingWord | None = None
+    helo: str = ""
+    dialect: Dialect = SMTP
+    tls: TlsFacts | None = None
+    auth_user: str | None = None
 
     @property
     def protocol(self) -> str:
         """``smtp`` or ``lmtp``, as scripts get it."""
-        return "lmtp" if self.greeting is GreetingWord.LHLO else "smtp"
+        return self.dialect.name
 
 
 @final
@@ -64,6 +105,7 @@ class Envelope:
         dsn_wishes: one for each recipient, in the same order; the duty of notifying is the script's.
         dsn_return: how much of the mail a notification is to return (RFC 3461 4.3).
         envelope_id: what a notification is to name the mail (RFC 3461 4.4).
+        require_tls: whoever passes the mail on is to do so over TLS alone (RFC 8689); the duty is the script's.
     """
 
     queue_id: str
@@ -75,11 +117,12 @@ class Envelope:
     envelope_id: str | None = None
     body_type: BodyType | None = None
     smtputf8: bool = False
+    require_tls: bool = False
 
     @property
     def verdicts_owed(self) -> int:
         """How many verdicts its end is owed: one, or in LMTP one for each recipient (RFC 2033 4.2)."""
-        return len(self.recipients) if self.session.greeting is GreetingWord.LHLO else 1
+        return len(self.recipients) if self.session.dialect.replies_at_end is RepliesAtEnd.EACH else 1
 
     @property
     def sender(self) -> str:
@@ -91,13 +134,16 @@ class Envelope:
         """The protocol keyword (RFC 3848); the UTF8 ones once SMTPUTF8 was asked for (RFC 6531 4.3)."""
         match self.session.greeting:
             case GreetingWord.LHLO:
-                return WithKeyword.UTF8LMTP if self.smtputf8 else WithKeyword.LMTP
+                protocol = "UTF8LMTP" if self.smtputf8 else "LMTP"
             case GreetingWord.EHLO:
-                return WithKeyword.UTF8SMTP if self.smtputf8 else WithKeyword.ESMTP
-            case GreetingWord.HELO:
-                return WithKeyword.SMTP
+                protocol = "UTF8SMTP" if self.smtputf8 else "ESMTP"
+            case GreetingWord.HELO | None:
+                return WithKeyword.SMTP  # which knows neither TLS nor AUTH
             case word:
                 assert_never(word)
+        encrypted = "" if self.session.tls is None else "S"
+        authenticated = "" if self.session.auth_user is None else "A"
+        return WithKeyword(protocol + encrypted + authenticated)
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

@@ -12,8 +12,8 @@ from typing import Final, final
 from urllib.parse import quote_plus
 
 from trio_fcgimail import __version__
-from trio_fcgimail.mail.envelope import DsnWish, Envelope
-from trio_fcgimail.smtp import Mailbox
+from trio_fcgimail.mail.envelope import DsnWish, Envelope, Session
+from trio_fcgimail.smtp import Credentials, Mailbox
 
 MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends at 65,535 and escapes need room
 MAX_FIELDS: Final = 900  # PHP drops what exceeds max_input_vars, 1,000 as shipped
@@ -61,6 +61,28 @@ def recipient_fields(number: int, recipient: Mailbox, wish: DsnWish) -> list[Fie
     return fields
 
 
+def session_fields(session: Session, stage: str) -> list[Field]:
+    """The query of the scripts ``connect`` and ``helo``: all that is known before the first mail."""
+    return sorted([*_session(session, stage), ("rcpt_count", "0")])
+
+
+def auth_fields(session: Session, credentials: Credentials) -> list[Field]:
+    """The form of the script ``auth``. The only place where the password is shown to anybody."""
+    return sorted(
+        [
+            *session_fields(session, "auth"),
+            ("auth_mechanism", credentials.mechanism.value),
+            ("password", credentials.password.reveal()),
+            ("username", credentials.username),
+        ]
+    )
+
+
+def mail_fields(envelope: Envelope) -> list[Field]:
+    """The query of the script ``mail``."""
+    return sorted(_common(envelope, "mail"))
+
+
 def validate_fields(envelope: Envelope, recipient: Mailbox) -> list[Field]:
     """The query of the validate script."""
     return sorted([*_common(envelope, "validate"), ("rcpt_to", str(recipient))])
@@ -86,20 +108,32 @@ def _all_recipient_fields(envelope: Envelope) -> Iterator[Field]:
         yield from recipient_fields(number, recipient, wish)
 
 
-def _common(envelope: Envelope, stage: str) -> list[Field]:
-    session = envelope.session
+def _session(session: Session, stage: str) -> list[Field]:
     fields = [
         ("stage", stage),
         ("helo", session.helo),
-        ("mail_from", envelope.sender),
         ("protocol", session.protocol),
-        ("rcpt_count", str(len(envelope.recipients))),
         ("remote_ip", session.peer.ip),
         ("remote_port", str(session.peer.port) if session.peer.port else ""),
+        ("tls_on", "false" if session.tls is None else "true"),
+    ]
+    if session.tls is not None:
+        fields += [("tls_protocol", session.tls.protocol), ("tls_cipher", session.tls.cipher)]
+    if session.auth_user is not None:
+        fields.append(("auth_user", session.auth_user))
+    return fields
+
+
+def _common(envelope: Envelope, stage: str) -> list[Field]:
+    fields = [
+        *_session(envelope.session, stage),
+        ("mail_from", envelope.sender),
+        ("rcpt_count", str(len(envelope.recipients))),
         ("smtputf8", "true" if envelope.smtputf8 else "false"),
-        ("tls_on", "false"),
         ("with", envelope.with_keyword.value),
     ]
+    if envelope.require_tls:
+        fields.append(("require_tls", "true"))
     if envelope.body_type is not None:
         fields.append(("body_type", envelope.body_type.value))
     if envelope.dsn_return is not None:

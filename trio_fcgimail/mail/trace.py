@@ -6,7 +6,7 @@ import ipaddress
 from datetime import datetime
 from email.utils import format_datetime
 
-from trio_fcgimail.mail.envelope import Envelope, Peer
+from trio_fcgimail.mail.envelope import Envelope, Peer, TlsFacts
 from trio_fcgimail.smtp import is_address_literal, is_domain
 
 
@@ -31,12 +31,17 @@ def received_header(envelope: Envelope, *, hostname: str, now: datetime) -> byte
     """
     lines = [
         f"Received: {_from_clause(envelope.session.helo, envelope.session.peer)}",
+        *_tls_comment(envelope.session.tls),
         f"by {hostname} with {envelope.with_keyword.value} id {envelope.queue_id}",
     ]
     if len(envelope.recipients) == 1:
         lines.append(f"for <{envelope.recipients[0]}>")
     text = "\r\n\t".join(lines) + ";\r\n\t" + format_datetime(now) + "\r\n"
     return text.encode()
+
+
+def _tls_comment(tls: TlsFacts | None) -> list[str]:
+    return [] if tls is None else [f"(using {tls.protocol} with cipher {tls.cipher})"]
 
 
 def _from_clause(helo: str, peer: Peer) -> str:

@@ -23,8 +23,12 @@ _MAX_TEXT_OCTETS: Final = 400  # leaves room for the codes within the 512 of RFC
 
 
 class Stage(Enum):
-    """What a script is asked."""
+    """What a script is asked, in the order of a session."""
 
+    CONNECT = "connect"
+    HELO = "helo"
+    AUTH = "auth"
+    MAIL = "mail"
     VALIDATE = "validate"
     SAVE = "save"
 
@@ -116,6 +120,7 @@ _LOST_BY_PHP: Final = re.compile(
 
 _DEFAULT_CODES: Final[Mapping[int, EnhancedCode]] = {
     421: EnhancedCode(4, 3, 2),
+    535: EnhancedCode(5, 7, 8),
     450: EnhancedCode(4, 2, 0),
     451: EnhancedCode(4, 3, 0),
     452: EnhancedCode(4, 3, 1),
@@ -128,6 +133,20 @@ _DEFAULT_CODES: Final[Mapping[int, EnhancedCode]] = {
     554: EnhancedCode(5, 7, 1),
     556: EnhancedCode(5, 1, 10),
 }
+_PASSES: Final[Mapping[Stage, Reply]] = {
+    Stage.AUTH: catalogue.AUTHENTICATED,
+    Stage.MAIL: catalogue.SENDER_OK,
+    Stage.VALIDATE: catalogue.RECIPIENT_OK,
+}
+_REFUSALS: Final[Mapping[Stage, Reply]] = {
+    Stage.CONNECT: catalogue.NO_SERVICE,
+    Stage.AUTH: catalogue.BAD_CREDENTIALS,
+    Stage.VALIDATE: catalogue.NO_SUCH_USER,
+}
+_FAILURES: Final[Mapping[Stage, Reply]] = {
+    Stage.CONNECT: catalogue.LOCAL_ERROR_CLOSING,
+    Stage.AUTH: catalogue.AUTH_FAILED_FOR_NOW,
+}
 _POLICY: Final = EnhancedCode(5, 7, 1)
 _UNEXPECTED_REJECT: Final = Reply(554, EnhancedCode(5, 3, 0), ("Message not accepted",))
 
@@ -138,9 +157,9 @@ def find_loss(stderr: bytes | bytearray) -> bytes:
     return bytes(stderr[found.start() : found.start() + LOSS_OCTETS]) if found else b""
 
 
-def failed(reason: str) -> Verdict:
+def failed(reason: str, stage: Stage = Stage.SAVE) -> Verdict:
     """A temporary failure: no verdict of the script was to be had."""
-    return Verdict(Meaning.FAILED, catalogue.LOCAL_ERROR, clean(reason, 500))
+    return Verdict(Meaning.FAILED, _FAILURES.get(stage, catalogue.LOCAL_ERROR), clean(reason, 500))
 
 
 def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str) -> Verdict:
@@ -152,19 +171,15 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
     """
     text = _text_of(answer)
     if (failure := _find_failure(answer, text)) is not None:
-        return failure
+        return failed(failure, stage)
     lines = _LINE_END.split(text)
     if (reply := _parse_reply(stage, lines)) is not None:
         return Verdict(Meaning.REFUSED, reply, clean(text, 500))
     if _REPLY_LINE.fullmatch(lines[0]):  # half a reply must not become a bounce that it did not ask for
-        return failed(f"unexpected output: {text}")
-    match stage:
-        case Stage.VALIDATE:
-            return _judge_validate(lines, text)
-        case Stage.SAVE:
-            return _judge_save(lines, text, unexpected, queue_id)
-        case _:
-            assert_never(stage)
+        return failed(f"unexpected output: {text}", stage)
+    if stage is Stage.SAVE:
+        return _judge_save(lines, text, unexpected, queue_id)
+    return _judge_passing(stage, lines, text)
 
 
 def judge_each(answer: Answer, recipients: int, *, unexpected: Unexpected, queue_id: str) -> tuple[Verdict, ...]:
@@ -198,18 +213,18 @@ def _text_of(answer: Answer) -> str:
     return answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
 
 
-def _find_failure(answer: Answer, text: str) -> Verdict | None:
-    """What makes an answer no answer, whatever its lines say."""
+def _find_failure(answer: Answer, text: str) -> str | None:
+    """Why an answer is none, whatever its lines say."""
     if not 200 <= answer.status <= 299:
-        return failed(f"HTTP status {answer.status}: {text}")
+        return f"HTTP status {answer.status}: {text}"
     if len(answer.output) > MAX_ANSWER_OCTETS:
-        return failed(f"the output is longer than {MAX_ANSWER_OCTETS} octets")
+        return f"the output is longer than {MAX_ANSWER_OCTETS} octets"
     if lost := find_loss(answer.stderr):
-        return failed(f"PHP says on STDERR: {clean(lost, 300)}")
+        return f"PHP says on STDERR: {clean(lost, 300)}"
     if not text:
-        return failed("the output is empty")
+        return "the output is empty"
     if _is_by_php(text):
-        return failed(f"PHP printed: {text}")
+        return f"PHP printed: {text}"
     return None
 
 
@@ -223,13 +238,14 @@ def _is_single_line(lines: Sequence[str]) -> bool:
     return len(lines) == 1 and not _NOT_IN_A_VERDICT.search(lines[0])
 
 
-def _judge_validate(lines: Sequence[str], text: str) -> Verdict:
+def _judge_passing(stage: Stage, lines: Sequence[str], text: str) -> Verdict:
+    """The stages before save: they let pass, or do not."""
     first = lines[0]
     if _PASSED.fullmatch(first) and _is_single_line(lines):
-        return Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, clean(text, 500))
+        return Verdict(Meaning.ACCEPTED, _PASSES.get(stage, catalogue.OK), clean(text, 500))
     if _PASSED.fullmatch(first) or _SAVED.fullmatch(first) or _DISCARD.fullmatch(first):
-        return failed(f"unexpected output: {text}")
-    return Verdict(Meaning.REFUSED, catalogue.NO_SUCH_USER, clean(text, 500))
+        return failed(f"unexpected output: {text}", stage)
+    return Verdict(Meaning.REFUSED, _REFUSALS.get(stage, catalogue.NOT_WELCOME), clean(text, 500))
 
 
 def _read_acceptance(lines: Sequence[str], text: str, queue_id: str) -> Verdict | None:
@@ -266,7 +282,7 @@ def _parse_reply(stage: Stage, lines: Sequence[str]) -> Reply | None:
         return None
     if [one["mark"] == "-" for one in matches] != [True] * (len(matches) - 1) + [False]:
         return None
-    code = _legal_code(int(matches[0]["code"]))
+    code = _legal_code(stage, int(matches[0]["code"]))
     enhanced: EnhancedCode | None = None
     texts: list[str] = []
     for one in matches:
@@ -281,12 +297,23 @@ def _parse_reply(stage: Stage, lines: Sequence[str]) -> Reply | None:
     return Reply(code, enhanced or _default_code(stage, code), tuple(texts))
 
 
-def _legal_code(code: int) -> int:
-    """RFC 5321 4.2 knows second digits 0 to 5; another one still says clearly whether to try again."""
-    return code if code % 100 < 60 else (554 if code >= 500 else 451)
+def _legal_code(stage: Stage, code: int) -> int:
+    """A code that may stand there: another one still says clearly whether to try again.
+
+    RFC 5321 4.2 knows second digits 0 to 5; a greeting is 421, 521 or 554 (3.1, RFC 7504), and RFC 4954 6 has those of
+    AUTH.
+    """
+    match stage:
+        case Stage.CONNECT:
+            temporary, permanent, legal = 421, 554, code in (421, 521, 554)
+        case Stage.AUTH:
+            temporary, permanent, legal = 454, 535, code in (421, 454, 535)
+        case _:
+            temporary, permanent, legal = 451, 554, code % 100 < 60
+    return code if legal else (permanent if code >= 500 else temporary)
 
 
 def _default_code(stage: Stage, code: int) -> EnhancedCode:
-    if stage is Stage.SAVE and code == 550:  # it cannot be about a single recipient
+    if stage is not Stage.VALIDATE and code == 550:  # it cannot be about a single recipient
         return _POLICY
     return _DEFAULT_CODES.get(code, EnhancedCode(code // 100, 0, 0))

@@ -28,9 +28,9 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail import smtp
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Protocol, Settings
+from trio_fcgimail.config import ListenAddress, Settings
 from trio_fcgimail.mail import Peer, new_queue_id
+from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
@@ -48,9 +48,6 @@ from trio_fcgimail.smtp import Reply, catalogue
 MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
 
 
-_DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
-
-
 class Ending(Enum):
     """How the server came to its end."""
 
@@ -64,25 +61,6 @@ def _new_queue_id() -> str:
 
 def _now() -> datetime:
     return datetime.now(UTC).astimezone()
-
-
-def server_options(settings: Settings, listener: ListenerSettings) -> smtp.ServerOptions:
-    """The settings of a listener as the core takes them."""
-    limits = settings.limits
-    everything = frozenset(smtp.Extension)
-    keywords = listener.extensions
-    return smtp.ServerOptions(
-        hostname=settings.hostname,
-        dialect=_DIALECTS[listener.protocol],
-        extensions=everything if keywords == "all" else frozenset(keywords),
-        paths=smtp.Paths.LENIENT if listener.lenient_paths else smtp.Paths.STRICT,
-        bare_newline=listener.bare_newline,
-        max_message_octets=limits.message_octets,
-        max_recipients=limits.recipients,
-        max_messages=limits.messages_per_connection,
-        max_bad_commands=limits.bad_commands,
-        max_refused_recipients=limits.refused_recipients,
-    )
 
 
 @final
@@ -149,12 +127,13 @@ class Server:
             task_status: told the addresses once all of them are listened on.
 
         Raises:
-            ListenError: an address cannot be listened on; nothing was served.
+            ListenError: an address cannot be listened on, or a certificate not used; nothing was served.
         """
-        opened: list[tuple[ListenerSettings, trio.SocketListener]] = []
+        opened: list[tuple[Entrance, trio.SocketListener]] = []
         try:
             for listener in self._settings.listeners:
-                opened += [(listener, socket) for socket in await open_listeners(listener)]
+                entrance = open_entrance(self._settings, listener)
+                opened += [(entrance, socket) for socket in await open_listeners(listener)]
             addresses = tuple(bound_address(socket) for _, socket in opened)
             self._log.info("listening", addresses=", ".join(map(str, addresses)))
             task_status.started(addresses)
@@ -166,7 +145,7 @@ class Server:
         self._log.info("stopped", ending=self._ending.value)
         return self._ending
 
-    async def _serve(self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]]) -> None:
+    async def _serve(self, opened: Sequence[tuple[Entrance, trio.SocketListener]]) -> None:
         async with trio.open_nursery() as ending:
             async with trio.open_nursery() as connections:
                 await self._accept(opened, connections)
@@ -175,13 +154,11 @@ class Server:
                 ending.start_soon(self._cut_in_time)
             ending.cancel_scope.cancel()
 
-    async def _accept(
-        self, opened: Sequence[tuple[ListenerSettings, trio.SocketListener]], connections: trio.Nursery
-    ) -> None:
+    async def _accept(self, opened: Sequence[tuple[Entrance, trio.SocketListener]], connections: trio.Nursery) -> None:
         """Accept on all listeners until stopped. Trio outlives a lack of file descriptors."""
         async with trio.open_nursery() as accepting:
-            for listener, socket in opened:
-                handler = partial(self._serve_connection, server_options(self._settings, listener))
+            for entrance, socket in opened:
+                handler = partial(self._serve_connection, entrance)
                 accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
             await self._stopping.wait()
             for _, socket in opened:
@@ -197,7 +174,7 @@ class Server:
         for session in self._sessions:
             session.cut()
 
-    async def _serve_connection(self, options: smtp.ServerOptions, stream: trio.SocketStream) -> None:
+    async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
         try:
             peer = peer_of(stream)
@@ -206,9 +183,9 @@ class Server:
             return
         refusal = self._refusal(peer)
         if refusal is not None:
-            await self._refuse(stream, peer, options, refusal)
+            await self._refuse(stream, peer, entrance, refusal)
             return
-        session = Session(stream, peer, options, self._gateway)
+        session = Session(stream, peer, entrance, self._gateway)
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
         try:
@@ -219,7 +196,7 @@ class Server:
             if not self._connections_by_ip[peer.ip]:
                 del self._connections_by_ip[peer.ip]
 
-    async def _refuse(self, stream: trio.SocketStream, peer: Peer, options: smtp.ServerOptions, reply: Reply) -> None:
+    async def _refuse(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, reply: Reply) -> None:
         """Turn a client away: politely, which takes a while and a socket, or in a crowd with no more than the reply.
 
         Such a client is no part of what the limits count.
@@ -232,7 +209,7 @@ class Server:
             return
         self._polite_refusals += 1
         try:
-            await Session(stream, peer, options, self._gateway, reply).run()
+            await Session(stream, peer, entrance, self._gateway, reply).run()
         finally:
             self._polite_refusals -= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import Enum
 from typing import Final, final
 
@@ -36,6 +37,15 @@ class Outlet:
         self._seconds = seconds
         self._gathered = bytearray()
         self._since = trio.current_time()
+        self._line = _Line.CLEAR
+
+    def tear(self) -> None:
+        """Nothing may be said from now on: a handshake is under way."""
+        self._line = _Line.TORN
+
+    def use(self, stream: trio.abc.Stream) -> None:
+        """Go on over another stream, now that it is ready."""
+        self._stream = stream
         self._line = _Line.CLEAR
 
     def say(self, reply: bytes) -> None:
@@ -86,11 +96,11 @@ class Outlet:
 
         Closing with unread octets in the kernel would destroy our last reply on its way.
         """
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with trio.move_on_after(GOODBYE_SECONDS):
-                try:
-                    await self._stream.send_eof()
-                    while await self._stream.receive_some(_RECEIVE_OCTETS):
-                        pass
-                except trio.BrokenResourceError:
+        with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
+            stream = self._stream
+            if isinstance(stream, trio.SSLStream):
+                stream, _ = await stream.unwrap()  # tells the client that nothing was cut off (RFC 8446 6.1)
+            if isinstance(stream, trio.abc.HalfCloseableStream):
+                await stream.send_eof()
+                while await stream.receive_some(_RECEIVE_OCTETS):
                     pass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final, final
 
 import structlog.typing
@@ -13,26 +14,38 @@ from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
     Answer,
     Envelope,
+    Field,
     Meaning,
     Parameter,
+    Session,
     Stage,
     Verdict,
+    auth_fields,
+    encode_fields,
     failed,
     get_parameters,
     judge,
     judge_each,
+    mail_fields,
     post_parameters,
+    session_fields,
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, UpstreamUnavailable, connect, request
-from trio_fcgimail.smtp import Mailbox, catalogue
+from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
 GIVE_UP_SECONDS: Final = 2.0  # when the FastCGI server refuses at once; docs/design.md, "Upstream"
 _FIRST_PAUSE_SECONDS: Final = 0.005
 _LONGEST_PAUSE_SECONDS: Final = 0.25
 
-_EVERYONE: Final = Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, "no validate script")
+_NO_SCRIPT: Final = {
+    Stage.CONNECT: Verdict(Meaning.ACCEPTED, catalogue.OK, "no connect script"),
+    Stage.HELO: Verdict(Meaning.ACCEPTED, catalogue.OK, "no helo script"),
+    Stage.MAIL: Verdict(Meaning.ACCEPTED, catalogue.SENDER_OK, "no mail script"),
+    Stage.VALIDATE: Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, "no validate script"),
+}
+_NOBODY: Final = Verdict(Meaning.REFUSED, catalogue.BAD_CREDENTIALS, "no auth script")
 
 
 @final
@@ -60,27 +73,67 @@ class Scripts:
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
-        total = trio.CapacityLimiter(settings.fastcgi.max_connections)
-        saves = trio.CapacityLimiter(_save_connections(settings.fastcgi))
-        self._limiters = {Stage.VALIDATE: (total,), Stage.SAVE: (saves, total)}
+        self._paths = {
+            Stage.CONNECT: settings.scripts.connect,
+            Stage.HELO: settings.scripts.helo,
+            Stage.AUTH: settings.scripts.auth,
+            Stage.MAIL: settings.scripts.mail,
+            Stage.VALIDATE: settings.scripts.validate,
+        }
+        self._total = trio.CapacityLimiter(settings.fastcgi.max_connections)
+        self._saves = trio.CapacityLimiter(_save_connections(settings.fastcgi))
 
     @property
     def save_deadline_seconds(self) -> float:
         """The longest that a save can take, waiting included."""
         return self._fastcgi.wait_seconds + self._scripts.save_seconds
 
+    def has(self, stage: Stage) -> bool:
+        """Whether there is a script to ask; without one everybody passes, but nobody logs in."""
+        return self._paths[stage] is not None
+
+    async def connect(self, session: Session) -> Verdict:
+        """Ask whether a client is to be served."""
+        return await self._ask_to_pass(Stage.CONNECT, session, session_fields(session, "connect"))
+
+    async def helo(self, session: Session) -> Verdict:
+        """Ask whether a client is wanted by the name that it gives itself."""
+        return await self._ask_to_pass(Stage.HELO, session, session_fields(session, "helo"))
+
+    async def mail(self, envelope: Envelope) -> Verdict:
+        """Ask whether a sender is wanted."""
+        return await self._ask_to_pass(Stage.MAIL, envelope.session, mail_fields(envelope), envelope.queue_id)
+
     async def validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
-        """Ask whether a recipient is wanted; without a validate script everyone is."""
-        script = self._scripts.validate
-        if script is None:
-            return _EVERYONE
+        """Ask whether a recipient is wanted."""
         fields = validate_fields(envelope, recipient)
-        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=envelope.session.peer.ip)
-        seconds = self._scripts.validate_seconds
-        answer = await self._ask(Stage.VALIDATE, envelope.queue_id, parameters, None, seconds)
+        return await self._ask_to_pass(Stage.VALIDATE, envelope.session, fields, envelope.queue_id)
+
+    async def _ask_to_pass(self, stage: Stage, session: Session, fields: list[Field], queue_id: str = "") -> Verdict:
+        script = self._paths[stage]
+        if script is None:
+            return _NO_SCRIPT[stage]
+        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=session.peer.ip)
+        answer = await self._ask(stage, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
-        return judge(Stage.VALIDATE, answer, unexpected=self._unexpected, queue_id=envelope.queue_id)
+        return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
+
+    async def authenticate(self, session: Session, credentials: Credentials) -> Verdict:
+        """Ask whether somebody is who they say; by POST, as query strings end up in logs of access."""
+        script = self._scripts.auth
+        if script is None:
+            return _NOBODY
+        form = encode_fields(auth_fields(session, credentials))
+        parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
+        body = Body(len(form), _one_piece(form))
+        password = credentials.password
+        answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
+        if isinstance(answer, Verdict):
+            return answer
+        verdict = judge(Stage.AUTH, answer, unexpected=self._unexpected, queue_id="")
+        lines = (_hide(line, password) for line in verdict.reply.lines)
+        return replace(verdict, reply=verdict.reply.with_lines(*lines), reason=_hide(verdict.reason, password))
 
     async def save(self, message: IncomingMessage) -> tuple[Verdict, ...]:
         """Hand over a mail. Only a verdict that accepts may be answered 250.
@@ -100,21 +153,31 @@ class Scripts:
         return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
 
     async def _ask(
-        self, stage: Stage, queue_id: str, parameters: list[Parameter], body: Body | None, seconds: float
+        self,
+        stage: Stage,
+        queue_id: str,
+        parameters: list[Parameter],
+        body: Body | None,
+        seconds: float,
+        hidden: Secret | None = None,
     ) -> Answer | Verdict:
-        """An answer of the script, or what it means that there is none."""
+        """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
-            self._log_oddities(stage, queue_id, exc.stderr)
-            return failed(f"{type(exc).__name__}: {exc}")
-        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status)
+            self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
+            return failed(f"{type(exc).__name__}: {exc}", stage)
+        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
-    def _log_oddities(self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0) -> None:
+    def _log_oddities(
+        self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0, hidden: Secret | None = None
+    ) -> None:
         """STDERR and appStatus decide nothing, but they are what an operator looks for."""
         if self._log is not None and (stderr or app_status):
             text = stderr.decode("utf-8", "replace")
+            if hidden is not None:
+                text = _hide(text, hidden)
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
@@ -128,7 +191,7 @@ class Scripts:
         async with AsyncExitStack() as stack:
             try:
                 with trio.fail_after(self._fastcgi.wait_seconds):
-                    for limiter in self._limiters[stage]:
+                    for limiter in (self._saves, self._total) if stage is Stage.SAVE else (self._total,):
                         await stack.enter_async_context(limiter)
                     stream = await self._connect()
             except trio.TooSlowError as exc:
@@ -148,6 +211,15 @@ class Scripts:
                     raise
             await trio.sleep(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _hide(text: str, secret: Secret) -> str:
+    """What a script printed, without a password that it repeats: that has no business in a log."""
+    return text.replace(secret.reveal(), "[password]")
+
+
+async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:
+    yield data
 
 
 def _save_connections(fastcgi: FastcgiSettings) -> int:

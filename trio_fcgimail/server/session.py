@@ -15,6 +15,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
+from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import (
     BodyLines,
     DsnWish,
@@ -26,12 +27,15 @@ from trio_fcgimail.mail import (
     received_header,
 )
 from trio_fcgimail.mail import Session as SessionFacts
+from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
+from trio_fcgimail.server.policy import Policy
 from trio_fcgimail.server.spool import SpoolFullError
-from trio_fcgimail.smtp import Mailbox, Reply, catalogue
+from trio_fcgimail.server.tls import HandshakeError, start_tls
+from trio_fcgimail.smtp import Reply, catalogue
 
 _RECEIVE_OCTETS: Final = 65_536
 
@@ -48,7 +52,7 @@ class Session:
     Args:
         stream: owned from here on.
         peer: who is connected.
-        options: of the listener.
+        entrance: the listener that it came by.
         gateway: what all sessions share.
         refusal: greet with this instead of 220; None to serve.
     """
@@ -57,19 +61,20 @@ class Session:
         self,
         stream: trio.abc.Stream,
         peer: Peer,
-        options: smtp.ServerOptions,
+        entrance: Entrance,
         gateway: Gateway,
         refusal: Reply | None = None,
     ) -> None:
         self._stream = stream
-        self._peer = peer
+        self._entrance = entrance
         self._gateway = gateway
         self._limits = gateway.settings.limits
         self._refusal = refusal
         self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=peer.ip or "unix")
-        self._conn = smtp.ServerConnection(options)
+        self._policy = Policy(entrance, gateway, self._log)
+        self._conn = smtp.ServerConnection(entrance.options)
         self._outlet = Outlet(stream, self._limits.idle_seconds)
-        self._facts: SessionFacts | None = None
+        self._facts = SessionFacts(peer, dialect=entrance.options.dialect)
         self._draft: EnvelopeDraft | None = None  # of the transaction under way
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
@@ -105,7 +110,11 @@ class Session:
 
     async def _run(self) -> None:
         try:
+            if self._entrance.settings.tls is TlsMode.IMPLICIT:
+                await self._start_tls()
             await self._converse()
+        except HandshakeError as exc:
+            self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
             self._log.info("client gone", state=self._conn.state.name)
         except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
@@ -125,16 +134,16 @@ class Session:
         while True:
             try:
                 event = self._conn.next_event()
+                if isinstance(event, smtp.ConnectionClosed):
+                    self._log.debug("connection closed", reason=event.reason.value)
+                    break
+                if event is not smtp.Signal.NEED_DATA:
+                    self._command_due = None
+                await self._handle(event)
             except smtp.RemoteProtocolError as exc:
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
                 break
-            if isinstance(event, smtp.ConnectionClosed):
-                self._log.debug("connection closed", reason=event.reason.value)
-                break
-            if event is not smtp.Signal.NEED_DATA:
-                self._command_due = None
-            await self._handle(event)
             if self._outlet.is_due:
                 await self._outlet.flush()
         await self._outlet.flush()
@@ -145,15 +154,17 @@ class Session:
             case smtp.Signal.NEED_DATA:
                 await self._receive()
             case smtp.Connected():
-                self._greet(event)
-            case smtp.Hello(word=word, domain=domain):
-                self._facts = SessionFacts(self._peer, word, domain)
-                self._forget_mail()
+                await self._greet(event)
+            case smtp.Hello():
+                await self._hear_greeting(event)
+            case smtp.StartTls():
                 self._outlet.say(self._conn.accept(event))
-            case smtp.MailFrom() if self._mode is _Mode.DRAINING:
-                self._outlet.say(self._conn.reject(event, catalogue.SHUTTING_DOWN))
+                await self._start_tls()
+                self._conn.tls_started()
+            case smtp.Authenticate():
+                await self._authenticate(event)
             case smtp.MailFrom():
-                self._begin(event)
+                await self._begin(event)
             case smtp.RcptTo():
                 await self._take_recipient(event)
             case smtp.DataBegun():
@@ -174,17 +185,54 @@ class Session:
             case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
                 self._log.debug("command refused", verb=verb.name, reply=reply.text)
                 self._outlet.say(to_send)
-            case smtp.Signal.PAUSED | smtp.ConnectionClosed():
+            case smtp.Signal.PAUSED | smtp.ConnectionClosed() | smtp.Xclient():
                 raise AssertionError(f"{event} is not for here")
             case _:
                 assert_never(event)
 
-    def _greet(self, event: smtp.Connected) -> None:
-        if self._refusal is None:
-            self._outlet.say(self._conn.accept(event))
+    def _answer(self, event: smtp.Answerable, reply: Reply | None = None) -> None:
+        """Accept with the default reply or another one, or reject, as the reply says."""
+        if reply is None or reply.outcome is smtp.Outcome.OK:
+            self._outlet.say(self._conn.accept(event, reply))
         else:
-            self._log.info("connection refused", reply=self._refusal.text)
-            self._outlet.say(self._conn.reject(event, self._refusal))
+            self._outlet.say(self._conn.reject(event, reply))
+
+    async def _greet(self, event: smtp.Connected) -> None:
+        reply = self._refusal
+        if reply is None:
+            reply = await self._policy.connection(self._facts)
+        if reply.outcome is smtp.Outcome.OK:
+            self._answer(event)
+        else:
+            self._log.info("connection refused", reply=reply.text)
+            self._answer(event, reply)
+
+    async def _hear_greeting(self, event: smtp.Hello) -> None:
+        facts = replace(self._facts, greeting=event.word, helo=event.domain)
+        reply = await self._policy.greeting(facts)
+        if reply.outcome is smtp.Outcome.OK:
+            self._facts = facts
+            self._forget_mail()
+            self._answer(event)
+        else:
+            self._answer(event, reply)
+
+    async def _start_tls(self) -> None:
+        """Encrypt, and forget what was said in the clear (RFC 3207 4.2). Raises HandshakeError."""
+        context = self._entrance.context
+        assert context is not None, "the settings let no listener offer TLS without a certificate"
+        await self._outlet.flush()
+        self._outlet.tear()
+        self._stream, tls = await start_tls(self._stream, context, seconds=self._limits.tls_handshake_seconds)
+        self._outlet.use(self._stream)
+        self._forget_mail()
+        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=tls)
+
+    async def _authenticate(self, event: smtp.Authenticate) -> None:
+        reply = await self._policy.login(self._facts, event.credentials)
+        if reply.outcome is smtp.Outcome.OK:
+            self._facts = replace(self._facts, auth_user=event.credentials.username)
+        self._answer(event, reply)
 
     # A transaction
 
@@ -192,61 +240,28 @@ class Session:
     def _queue_id(self) -> str:
         return "" if self._draft is None else self._draft.queue_id
 
-    def _begin(self, event: smtp.MailFrom) -> None:
-        assert self._facts is not None, "the core lets no MAIL pass before a greeting"
-        self._draft = EnvelopeDraft(
-            Envelope(
-                queue_id=self._gateway.queue_id(),
-                session=self._facts,
-                mail_from=event.path,
-                body_type=event.body,
-                smtputf8=event.smtputf8,
-                dsn_return=event.dsn_return,
-                envelope_id=event.envelope_id,
-            )
+    async def _begin(self, event: smtp.MailFrom) -> None:
+        if self._mode is _Mode.DRAINING:
+            self._answer(event, catalogue.SHUTTING_DOWN)
+            return
+        envelope = Envelope(
+            queue_id=self._gateway.queue_id(),
+            session=self._facts,
+            mail_from=event.path,
+            body_type=event.body,
+            smtputf8=event.smtputf8,
+            dsn_return=event.dsn_return,
+            envelope_id=event.envelope_id,
+            require_tls=event.require_tls,
         )
-        self._outlet.say(self._conn.accept(event))
+        reply = await self._policy.sender(envelope)
+        if reply.outcome is smtp.Outcome.OK:
+            self._draft = EnvelopeDraft(envelope)
+        self._answer(event, reply)
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
-        reply = await self._judge_recipient(event.path, DsnWish(event.notify, event.original))
-        if reply.outcome is smtp.Outcome.OK:
-            self._outlet.say(self._conn.accept(event, reply))
-        else:
-            self._outlet.say(self._conn.reject(event, reply))
-
-    async def _judge_recipient(self, path: Mailbox, wish: DsnWish) -> Reply:
-        """What RCPT is answered: our own rules first, then the script's."""
-        settings = self._gateway.settings
-        recipient = path if path.domain is not None else Mailbox(path.local_part, settings.hostname)
-        draft = self._transaction()
-        if path.domain is not None and not settings.allowed_hosts.allows(path.domain):
-            self._log.info("relaying denied", queue_id=draft.queue_id, rcpt=str(path))
-            return catalogue.RELAY_DENIED
-        if not draft.has_room_for(recipient, wish):
-            return catalogue.TOO_MANY_RECIPIENTS
-        reply = catalogue.RECIPIENT_OK
-        if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
-            reply = (await self._validate(draft.envelope, recipient)).reply
-        if reply.outcome is smtp.Outcome.OK:
-            draft.add(recipient, wish)
-        return reply
-
-    async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Verdict:
-        began = trio.current_time()
-        verdict = await self._gateway.scripts.validate(envelope, recipient)
-        if self._gateway.settings.scripts.validate is None:
-            return verdict  # nobody was asked
-        self._log.info(
-            "recipient",
-            queue_id=envelope.queue_id,
-            mail_from=envelope.sender,
-            rcpt=str(recipient),
-            verdict=verdict.meaning.value,
-            reply=verdict.reply.text,
-            reason=verdict.reason,
-            milliseconds=round(1000 * (trio.current_time() - began)),
-        )
-        return verdict
+        wish = DsnWish(event.notify, event.original)
+        self._answer(event, await self._policy.recipient(self._transaction(), event.path, wish))
 
     def _transaction(self) -> EnvelopeDraft:
         assert self._draft is not None, "the core lets nothing of a transaction pass before MAIL"
@@ -281,10 +296,8 @@ class Session:
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
             self._outlet.say(self._conn.reply_each(event, replies))
-        elif replies[0].outcome is smtp.Outcome.OK:
-            self._outlet.say(self._conn.accept(event, replies[0]))
         else:
-            self._outlet.say(self._conn.reject(event, replies[0]))
+            self._answer(event, replies[0])
 
     async def _settle(self, owed: int) -> tuple[Reply, ...]:
         message = self._message
@@ -364,7 +377,7 @@ class Session:
                 if self._command_due is None:
                     self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
                 await self._receive_within(max(self._command_due - now, 0))
-            case smtp.Waiting.ANSWER | smtp.Waiting.NOTHING:
+            case smtp.Waiting.ANSWER | smtp.Waiting.HANDSHAKE | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
                 assert_never(waiting)

@@ -1,0 +1,70 @@
+"""A listener, ready to take clients: its settings as the core takes them, and its certificate."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import Final, final
+
+from trio_fcgimail import smtp
+from trio_fcgimail.config import ListenerSettings, Protocol, Settings, TlsMode
+from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.tls import CertificateError, server_context
+
+_DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
+_TLS: Final = {
+    TlsMode.NONE: smtp.Tls.NONE,
+    TlsMode.STARTTLS: smtp.Tls.AVAILABLE,
+    TlsMode.IMPLICIT: smtp.Tls.ACTIVE,
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What all sessions of one listener share.
+
+    Args:
+        context: None for a listener without TLS.
+    """
+
+    settings: ListenerSettings
+    options: smtp.ServerOptions
+    context: ssl.SSLContext | None = None
+
+
+def open_entrance(settings: Settings, listener: ListenerSettings) -> Entrance:
+    """Read what a listener needs from the disk.
+
+    Raises:
+        ListenError: its certificate cannot be used.
+    """
+    options = server_options(settings, listener)
+    if listener.certificate is None:
+        return Entrance(listener, options)
+    try:
+        context = server_context(listener.certificate, listener.private_key)
+    except CertificateError as exc:
+        raise ListenError(f"cannot do TLS on {listener.address}: {exc}") from exc
+    return Entrance(listener, options, context)
+
+
+def server_options(settings: Settings, listener: ListenerSettings) -> smtp.ServerOptions:
+    """The settings of a listener as the core takes them."""
+    limits = settings.limits
+    keywords = listener.extensions
+    return smtp.ServerOptions(
+        hostname=settings.hostname,
+        dialect=_DIALECTS[listener.protocol],
+        extensions=frozenset(smtp.Extension) if keywords == "all" else frozenset(keywords),
+        tls=_TLS[listener.tls],
+        auth_mechanisms=frozenset() if settings.scripts.auth is None else frozenset(smtp.Mechanism),
+        auth_channel=smtp.AuthChannel.ANY if listener.auth_without_tls else smtp.AuthChannel.TLS_ONLY,
+        paths=smtp.Paths.LENIENT if listener.lenient_paths else smtp.Paths.STRICT,
+        bare_newline=listener.bare_newline,
+        max_message_octets=limits.message_octets,
+        max_recipients=limits.recipients,
+        max_messages=limits.messages_per_connection,
+        max_bad_commands=limits.bad_commands,
+        max_refused_recipients=limits.refused_recipients,
+    )

@@ -1,0 +1,103 @@
+"""Who is served, and whose mail is taken: our own rules first, then the scripts', each answer told to the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, final
+
+import structlog.typing
+import trio
+
+from trio_fcgimail.mail import DsnWish, Envelope, EnvelopeDraft, Session, Stage, Verdict
+from trio_fcgimail.server.entrance import Entrance
+from trio_fcgimail.server.gateway import Gateway
+from trio_fcgimail.smtp import Credentials, Mailbox, Reply, catalogue
+
+_LOG_LINES: Final = {
+    Stage.CONNECT: "connection",
+    Stage.HELO: "greeting",
+    Stage.AUTH: "login",
+    Stage.MAIL: "sender",
+    Stage.VALIDATE: "recipient",
+}
+
+
+@final
+class Policy:
+    """Decides for the sessions of one listener. Every method gives the reply; one of 2xx says yes.
+
+    Args:
+        log: of the session.
+    """
+
+    def __init__(self, entrance: Entrance, gateway: Gateway, log: structlog.typing.FilteringBoundLogger) -> None:
+        self._listener = entrance.settings
+        self._settings = gateway.settings
+        self._scripts = gateway.scripts
+        self._log = log
+
+    async def connection(self, session: Session) -> Reply:
+        """Whether a client is served at all."""
+        return await self._ask(Stage.CONNECT, self._scripts.connect(session))
+
+    async def greeting(self, session: Session) -> Reply:
+        """Whether a client is served under the name that it gives itself."""
+        return await self._ask(Stage.HELO, self._scripts.helo(session))
+
+    async def login(self, session: Session, credentials: Credentials) -> Reply:
+        """Whether somebody is who they say."""
+        user = credentials.username
+        if credentials.identity not in ("", user):  # nobody here may act for another (RFC 4616 2)
+            self._log.info("login refused", user=user, identity=credentials.identity)
+            return catalogue.BAD_CREDENTIALS
+        return await self._ask(Stage.AUTH, self._scripts.authenticate(session, credentials), user=user)
+
+    async def sender(self, envelope: Envelope) -> Reply:
+        """Whether mail of a sender is taken."""
+        if self._listener.require_auth and envelope.session.auth_user is None:
+            return catalogue.AUTH_REQUIRED
+        asking = self._scripts.mail(envelope)
+        return await self._ask(Stage.MAIL, asking, queue_id=envelope.queue_id, mail_from=envelope.sender)
+
+    async def recipient(self, draft: EnvelopeDraft, path: Mailbox, wish: DsnWish) -> Reply:
+        """Whether a recipient is taken, who then is added to the draft."""
+        recipient = path if path.domain is not None else Mailbox(path.local_part, self._settings.hostname)
+        if path.domain is not None and not self._takes_mail_for(path.domain, draft.envelope.session):
+            self._log.info("relaying denied", queue_id=draft.queue_id, rcpt=str(path))
+            return catalogue.RELAY_DENIED
+        if not draft.has_room_for(recipient, wish):
+            return catalogue.TOO_MANY_RECIPIENTS
+        reply = catalogue.RECIPIENT_OK
+        if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
+            reply = await self._validate(draft.envelope, recipient)
+        if reply.code == catalogue.RECIPIENT_OK.code:
+            draft.add(recipient, wish)
+        return reply
+
+    def _takes_mail_for(self, domain: str, session: Session) -> bool:
+        anywhere = self._listener.auth_any_recipient and session.auth_user is not None
+        return anywhere or self._settings.allowed_hosts.allows(domain)
+
+    async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Reply:
+        return await self._ask(
+            Stage.VALIDATE,
+            self._scripts.validate(envelope, recipient),
+            queue_id=envelope.queue_id,
+            mail_from=envelope.sender,
+            rcpt=str(recipient),
+        )
+
+    async def _ask(self, stage: Stage, asking: Awaitable[Verdict], **facts: str) -> Reply:
+        """Ask a script, and tell what came of it, if there is one to ask."""
+        began = trio.current_time()
+        verdict = await asking
+        if self._scripts.has(stage):
+            self._log.info(
+                _LOG_LINES[stage],
+                **facts,
+                verdict=verdict.meaning.value,
+                reply=verdict.reply.text,
+                reason=verdict.reason,
+                milliseconds=round(1000 * (trio.current_time() - began)),
+            )
+        return verdict.reply

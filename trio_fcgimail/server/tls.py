@@ -1,0 +1,99 @@
+"""TLS as a server: what a listener needs for it, and the handshake. Everything else is Trio's and OpenSSL's."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final, final
+
+import trio
+
+from trio_fcgimail.mail import TlsFacts
+
+# RFC 8996 has put an end to TLS 1.0 and 1.1; RFC 8314 4.1 asks for 1.2 at least.
+_MINIMUM: Final = ssl.TLSVersion.TLSv1_2
+_NO_RENEGOTIATION: Final = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # each a way to make us work for nothing
+
+
+@final
+class CertificateError(Exception):
+    """A certificate or its key cannot be used; the text is one line for the user."""
+
+
+@final
+class HandshakeError(Exception):
+    """The client did not get to TLS; the text is for the log."""
+
+
+def server_context(certificate: Path, private_key: Path | None) -> ssl.SSLContext:
+    """Read a certificate chain and its key, both PEM.
+
+    Raises:
+        CertificateError: that cannot be done; it names the file.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _MINIMUM
+    context.options |= _NO_RENEGOTIATION
+    for path in (certificate, private_key or certificate):
+        try:
+            path.read_bytes()  # OpenSSL does not say which of two files it could not read
+        except OSError as exc:
+            raise CertificateError(f"{path}: {exc.strerror}") from exc
+    try:
+        context.load_cert_chain(certificate, private_key, password=_no_password)
+    except _EncryptedKeyError as exc:
+        raise CertificateError(
+            f"{private_key or certificate}: the key is encrypted; store it without a password"
+        ) from exc
+    except ssl.SSLError as exc:
+        raise CertificateError(_explain(exc, certificate, private_key or certificate)) from exc
+    return context
+
+
+class _EncryptedKeyError(Exception):
+    """OpenSSL asked for a password."""
+
+
+def _no_password() -> str:
+    raise _EncryptedKeyError
+
+
+def _explain(exc: ssl.SSLError, certificate: Path, private_key: Path) -> str:
+    match exc.reason:
+        case "KEY_VALUES_MISMATCH":
+            return f"{private_key}: the key is not that of {certificate}"
+        case _:
+            return f"{certificate}: no certificate with its key in PEM form ({exc.reason or exc.strerror})"
+
+
+async def start_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, *, seconds: float
+) -> tuple[trio.SSLStream[trio.abc.Stream], TlsFacts]:
+    """Do the handshake, as the server.
+
+    Clients that close without a close_notify are taken as they are: an end within a mail delivers nothing anyway.
+
+    Args:
+        stream: in the clear; it belongs to the result from here on.
+        seconds: for all of it.
+
+    Raises:
+        HandshakeError: it failed; nothing can be said over ``stream`` any more.
+    """
+    encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    try:
+        with trio.fail_after(seconds):
+            await encrypted.do_handshake()
+    except trio.TooSlowError as exc:
+        raise HandshakeError(f"no TLS handshake within {seconds:g} s") from exc
+    except trio.BrokenResourceError as exc:
+        raise HandshakeError(f"TLS handshake failed: {_reason(exc.__cause__)}") from exc
+    return encrypted, TlsFacts(str(encrypted.version()), str(encrypted.cipher()[0]))
+
+
+def _reason(cause: BaseException | None) -> str:
+    match cause:
+        case ssl.SSLError(reason=str(reason)):
+            return reason.replace("_", " ").lower()
+        case _:
+            return "the client closed"
