@@ -25,6 +25,8 @@ ALLOWED = [
     pytest.param(["[192.0.2.1]"], "[192.0.2.2]", False, id="other-ipv4"),
     pytest.param(["[IPv6:2001:db8::1]"], "[ipv6:2001:0DB8:0:0::0:1]", True, id="ipv6-normalised"),
     pytest.param(["[IPv6:::ffff:192.0.2.1]"], "[192.0.2.1]", False, id="mapped-is-another"),
+    pytest.param(["[X25:31]"], "[x25:31]", True, id="general-literal"),
+    pytest.param(["[X25:31]"], "[X25:32]", False, id="other-general-literal"),
     pytest.param(["example.com"], "[what", False, id="no-literal-at-all"),
     pytest.param(["bücher.example"], "BÜCHER.example", True, id="u-label"),
     pytest.param(["bücher.example"], "xn--bcher-kva.example", False, id="a-label-is-another-name"),
@@ -44,7 +46,8 @@ def test_takes_any_only_with_a_dot() -> None:
 
 
 BAD = ["", "*", "*.", "a..b", ".example.com", "example.com.", "-a.example", "a-.example", "a b", "a_b.example", "a@b"]
-BAD += ["[192.0.2]", "[192.0.2.1", "[2001:db8::1]", "[IPv6:192.0.2.1]", "[IPv6:fe80::1%eth0]", "[]", "*.[192.0.2.1]"]
+BAD += ["[192.0.2]", "[192.0.2.1", "[2001:db8::1]", "[IPv6:192.0.2.1]", "[IPv6:fe80::1%eth0]", "[]"]
+BAD += ["[foo]", "[X:a@b]", "*.[192.0.2.1]"]
 BAD += ["x" * 64 + ".example", "a." * 130 + "b", "a\u200b.example", "a\n", "\udc80.example", "\u0130" * 200]
 
 

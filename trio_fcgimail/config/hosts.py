@@ -3,8 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import Self, final
+
+from trio_fcgimail.smtp import is_address_literal
 
 __all__ = ["AllowedHosts", "is_domain"]
 
@@ -106,19 +108,12 @@ def _domain(text: str) -> str:
 
 
 def _literal(text: str) -> str:
+    if not is_address_literal(text):
+        raise ValueError(f"{text!a} is not an address literal")
     inner = text[1:-1].lower()
-    try:
-        if text.endswith("]") and "%" not in inner:  # a zone (RFC 4007) is no part of RFC 5321 4.1.3
-            return f"[{_ip_address(inner)}]"
-    except ValueError:
-        pass
-    raise ValueError(f"{text!a} is not an address literal")
-
-
-def _ip_address(inner: str) -> str:
     if inner.startswith(_IPV6_TAG):
-        return f"{_IPV6_TAG}{IPv6Address(inner.removeprefix(_IPV6_TAG))}"
-    return str(IPv4Address(inner))
+        return f"[{_IPV6_TAG}{IPv6Address(inner.removeprefix(_IPV6_TAG))}]"
+    return f"[{inner}]"
 
 
 def _is_international_domain(text: str) -> bool:
