@@ -7,11 +7,11 @@ import pytest
 
 from tests.config.support import read
 from trio_fcgimail.config import (
-    AllowedHosts,
     BareNewline,
     BodyLines,
     Extension,
     FastcgiSettings,
+    HostList,
     LimitSettings,
     ListenerSettings,
     LogFormat,
@@ -30,7 +30,7 @@ from trio_fcgimail.config import (
 def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
     assert read("") == Settings(
         hostname="mx.example.com",
-        allowed_hosts=AllowedHosts.parse(["example.com"]),
+        allowed_hosts=HostList.parse(["example.com"]),
         drain_seconds=30.0,
         listeners=(
             ListenerSettings(

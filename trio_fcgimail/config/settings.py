@@ -18,7 +18,7 @@ from trio_fcgimail.config.addresses import (
     parse_listen_address,
     parse_upstream_address,
 )
-from trio_fcgimail.config.hosts import AllowedHosts, is_domain
+from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.rules import (
     Items,
     Rule,
@@ -215,10 +215,10 @@ class Settings:
 
     hostname: Annotated[str, _DOMAIN]
     allowed_hosts: Annotated[
-        AllowedHosts,
+        HostList,
         Items(
-            lambda entry: AllowedHosts.parse([entry]),
-            AllowedHosts.parse,
+            lambda entry: HostList.parse([entry]),
+            HostList.parse,
             "a list of recipient domains, not empty",
             _HOST_ENTRY,
         ),

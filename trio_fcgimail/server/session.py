@@ -30,6 +30,7 @@ from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
+from trio_fcgimail.server.policy import recipient_refusal, sender_refusal
 from trio_fcgimail.server.spool import SpoolFullError
 from trio_fcgimail.smtp import Mailbox, Reply, catalogue
 
@@ -194,6 +195,11 @@ class Session:
 
     def _begin(self, event: smtp.MailFrom) -> None:
         assert self._facts is not None, "the core lets no MAIL pass before a greeting"
+        refusal = sender_refusal(event.path)
+        if refusal is not None:
+            self._log.info("sender refused", mail_from=str(event.path), reply=refusal.text)
+            self._outlet.say(self._conn.reject(event, refusal))
+            return
         self._draft = EnvelopeDraft(
             Envelope(
                 queue_id=self._gateway.queue_id(),
@@ -219,9 +225,10 @@ class Session:
         settings = self._gateway.settings
         recipient = path if path.domain is not None else Mailbox(path.local_part, settings.hostname)
         draft = self._transaction()
-        if path.domain is not None and not settings.allowed_hosts.allows(path.domain):
-            self._log.info("relaying denied", queue_id=draft.queue_id, rcpt=str(path))
-            return catalogue.RELAY_DENIED
+        refusal = recipient_refusal(path, settings)
+        if refusal is not None:
+            self._log.info("recipient refused", queue_id=draft.queue_id, rcpt=str(path), reply=refusal.text)
+            return refusal
         if not draft.has_room_for(recipient, wish):
             return catalogue.TOO_MANY_RECIPIENTS
         reply = catalogue.RECIPIENT_OK

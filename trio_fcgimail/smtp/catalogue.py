@@ -53,6 +53,7 @@ NO_SERVICE_HERE: Final = _reply(503, "5.5.1", "No service here; say QUIT")  # RF
 MESSAGE_TOO_BIG: Final = _reply(552, "5.3.4", "Message too big")  # RFC 1870 6.1
 TOO_MANY_RECIPIENTS: Final = _reply(452, "4.5.3", "Too many recipients")  # RFC 5321 4.5.3.1.10
 NEED_SMTPUTF8: Final = _reply(553, "5.6.7", "Non-ASCII addresses need SMTPUTF8")  # RFC 6531 3.5
+INVALID_U_LABEL: Final = _reply(553, "5.6.7", "The domain is not a valid internationalised name")  # RFC 6531 3.3
 BARE_NEWLINE: Final = _reply(550, "5.5.2", "Message holds a bare CR or LF")
 BARE_NEWLINE_CLOSE: Final = _reply(521, "5.5.2", "Message holds a bare CR or LF; closing")
 TOO_MANY_BAD_COMMANDS: Final = _reply(421, "4.7.0", "Too many bad commands; closing")
