@@ -186,7 +186,8 @@ class CoreWire:
 
     def __init__(self, transcript: Transcript, scripts: Scripts, cut: Cut) -> None:
         self._settings = transcript.configuration("127.0.0.1:2525", "unix:/run/none")
-        options = server_options(self._settings, self._settings.listeners[0])
+        self._listener = self._settings.listeners[0]
+        options = server_options(self._settings, self._listener)
         self._core = smtp.ServerConnection(options)
         self._scripts = scripts
         self._cut = cut
@@ -231,6 +232,8 @@ class CoreWire:
     def _handle(self, event: smtp.Event) -> bytes:
         core = self._core
         match event:
+            case smtp.Connected() if not self._listener.accepts_mail:
+                return core.reject(event, smtp.catalogue.HOST_TAKES_NO_MAIL)
             case smtp.Connected() | smtp.DataBegun():
                 return core.accept(event)
             case smtp.Hello(word=word, domain=domain):

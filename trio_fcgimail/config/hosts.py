@@ -1,4 +1,4 @@
-"""Domains, and lists of them: which recipient domains are ours (`allowed_hosts`)."""
+"""Domains, and lists of them: those that are ours (`allowed_hosts`), those that take no mail (`null_mx_hosts`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class HostList:
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> Self:
-        """Read the entries of `allowed_hosts`.
+        """Read the entries of `allowed_hosts` or `null_mx_hosts`.
 
         Args:
             entries: "example.com", "*.example.com" (every subdomain, but not example.com), an address literal

@@ -181,7 +181,7 @@ class Server:
         """Accept on all listeners until stopped. Trio outlives a lack of file descriptors."""
         async with trio.open_nursery() as accepting:
             for listener, socket in opened:
-                handler = partial(self._serve_connection, server_options(self._settings, listener))
+                handler = partial(self._serve_connection, listener, server_options(self._settings, listener))
                 accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
             await self._stopping.wait()
             for _, socket in opened:
@@ -197,14 +197,16 @@ class Server:
         for session in self._sessions:
             session.cut()
 
-    async def _serve_connection(self, options: smtp.ServerOptions, stream: trio.SocketStream) -> None:
+    async def _serve_connection(
+        self, listener: ListenerSettings, options: smtp.ServerOptions, stream: trio.SocketStream
+    ) -> None:
         """One connection, from the accept to the close."""
         try:
             peer = peer_of(stream)
         except OSError:
             await trio.aclose_forcefully(stream)
             return
-        refusal = self._refusal(peer)
+        refusal = self._refusal(listener, peer)
         if refusal is not None:
             await self._refuse(stream, peer, options, refusal)
             return
@@ -236,8 +238,10 @@ class Server:
         finally:
             self._polite_refusals -= 1
 
-    def _refusal(self, peer: Peer) -> Reply | None:
+    def _refusal(self, listener: ListenerSettings, peer: Peer) -> Reply | None:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
+        if not listener.accepts_mail:  # which holds whatever else does
+            return catalogue.HOST_TAKES_NO_MAIL
         if self.is_stopping:  # accepted before, begun after the others were told
             return catalogue.SHUTTING_DOWN
         limits = self._settings.limits

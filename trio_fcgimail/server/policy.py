@@ -19,6 +19,8 @@ def recipient_refusal(path: Mailbox, settings: Settings) -> Reply | None:
     refusal = _name_refusal(path)
     if refusal is not None:
         return refusal
+    if settings.null_mx_hosts.holds(path.domain):
+        return catalogue.DOMAIN_TAKES_NO_MAIL
     return None if settings.allowed_hosts.holds(path.domain) else catalogue.RELAY_DENIED
 
 
