@@ -16,6 +16,7 @@ from tests.transcripts import ClientCloses, Expect, Mail, Send, ServerCloses, Tr
 from trio_fcgimail import mail, smtp
 from trio_fcgimail.mail import Answer, Envelope, Peer, Stage, Unexpected, Verdict
 from trio_fcgimail.server.entrance import server_options
+from trio_fcgimail.server.policy import recipient_refusal, sender_refusal
 
 READ_SECONDS: Final = 10.0  # until a server that says nothing has failed
 
@@ -185,7 +186,8 @@ class CoreWire:
 
     def __init__(self, transcript: Transcript, scripts: Scripts, cut: Cut) -> None:
         self._settings = transcript.configuration("127.0.0.1:2525", "unix:/run/none")
-        options = server_options(self._settings, self._settings.listeners[0])
+        self._listener = self._settings.listeners[0]
+        options = server_options(self._settings, self._listener)
         self._core = smtp.ServerConnection(options)
         self._scripts = scripts
         self._cut = cut
@@ -230,11 +232,15 @@ class CoreWire:
     def _handle(self, event: smtp.Event) -> bytes:
         core = self._core
         match event:
+            case smtp.Connected() if not self._listener.accepts_mail:
+                return core.reject(event, smtp.catalogue.HOST_TAKES_NO_MAIL)
             case smtp.Connected() | smtp.DataBegun():
                 return core.accept(event)
             case smtp.Hello(word=word, domain=domain):
                 self._facts = replace(self._facts, greeting=word, helo=domain)
                 return core.accept(event)
+            case smtp.MailFrom(path=path) if (refusal := sender_refusal(path)) is not None:
+                return core.reject(event, refusal)
             case smtp.MailFrom():
                 self._envelope = Envelope(
                     queue_id="ID",
@@ -262,10 +268,9 @@ class CoreWire:
     def _recipient(self, event: smtp.RcptTo) -> bytes:
         domain = event.path.domain
         path = event.path if domain is not None else smtp.Mailbox(event.path.local_part, self._settings.hostname)
-        reply = smtp.catalogue.RECIPIENT_OK
-        if domain is not None and not self._settings.allowed_hosts.allows(domain):
-            reply = smtp.catalogue.RELAY_DENIED
-        elif domain is not None:
+        refusal = recipient_refusal(event.path, self._settings)
+        reply = smtp.catalogue.RECIPIENT_OK if refusal is None else refusal
+        if domain is not None and refusal is None:
             reply = self._judge(Stage.VALIDATE, self._scripts.validate(str(path))).reply
         if reply.outcome is not smtp.Outcome.OK:
             return self._core.reject(event, reply)

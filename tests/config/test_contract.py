@@ -14,6 +14,7 @@ from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_docume
 CONTRACT = {
     "hostname": '"mx.example.com"',
     "allowed_hosts": '["example.com", "*.example.org"]',
+    "null_mx_hosts": '["www.example.com", "*.example.net"]',
     "workers": "1",
     "user": '""',
     "group": '""',
@@ -30,6 +31,7 @@ CONTRACT = {
     "listeners.xclient_from": "[]",
     "listeners.bare_newline": '"reject"',
     "listeners.lenient_paths": "false",
+    "listeners.accepts_mail": "true",
     "listeners.require_auth": "false",
     "listeners.auth_any_recipient": "false",
     "limits.message_octets": "26214400",

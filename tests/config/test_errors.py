@@ -78,6 +78,22 @@ REFUSED = [
         f'allowed_hosts[3]: found "b.", expected {_HOST}',
         why="each-item",
     ),
+    _case(
+        'allowed_hosts = ["bücher.example", "☕.example"]',
+        f'allowed_hosts[1]: found "☕.example", expected {_HOST}',
+        why="bad-u-label",
+    ),
+    _case('null_mx_hosts = ["a_b"]', f'null_mx_hosts[0]: found "a_b", expected {_HOST}', why="null-mx-item"),
+    _case(
+        'null_mx_hosts = "a.example"',
+        'null_mx_hosts: found "a.example", expected a list of recipient domains',
+        why="null-mx-no-list",
+    ),
+    _case(
+        _TCP + 'accepts_mail = "no"',
+        'listeners[0].accepts_mail: found "no", expected true or false',
+        why="mail-as-text",
+    ),
     _case("[limits]\nrecipients = true", f"limits.recipients: found true, expected {_COUNT}", why="bool-is-no-int"),
     _case("[limits]\nrecipients = false", f"limits.recipients: found false, expected {_COUNT}", why="false-is-no-0"),
     _case("[limits]\nrecipients = 1.0", f"limits.recipients: found 1.0, expected {_COUNT}", why="float-is-no-int"),

@@ -7,11 +7,11 @@ import pytest
 
 from tests.config.support import read
 from trio_fcgimail.config import (
-    AllowedHosts,
     BareNewline,
     BodyLines,
     Extension,
     FastcgiSettings,
+    HostList,
     LimitSettings,
     ListenerSettings,
     LogFormat,
@@ -30,7 +30,8 @@ from trio_fcgimail.config import (
 def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
     assert read("") == Settings(
         hostname="mx.example.com",
-        allowed_hosts=AllowedHosts.parse(["example.com"]),
+        allowed_hosts=HostList.parse(["example.com"]),
+        null_mx_hosts=HostList.parse([]),
         drain_seconds=30.0,
         listeners=(
             ListenerSettings(
@@ -39,6 +40,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
                 extensions="all",
                 bare_newline=BareNewline.REJECT,
                 lenient_paths=False,
+                accepts_mail=True,
                 mode=None,
                 group=None,
             ),
@@ -82,6 +84,8 @@ def _listener(rest: str, address: str = "127.0.0.1:25") -> str:
 
 TAKEN = [
     pytest.param('hostname = "a.example"', "hostname", "a.example", id="hostname"),
+    pytest.param("null_mx_hosts = []", "null_mx_hosts", HostList.parse([]), id="no-null-mx"),
+    pytest.param('null_mx_hosts = ["*.a.example"]', "null_mx_hosts", HostList.parse(["*.a.example"]), id="null-mx"),
     pytest.param("drain_seconds = 0", "drain_seconds", 0.0, id="drain-at-once"),
     pytest.param("drain_seconds = 1.5", "drain_seconds", 1.5, id="float-seconds"),
     pytest.param("[limits]\nidle_seconds = 7", "limits.idle_seconds", 7.0, id="integer-for-seconds"),
@@ -134,6 +138,7 @@ LISTENERS = [
         id="chunks-and-notifications",
     ),
     pytest.param(_listener("lenient_paths = true"), "lenient_paths", True, id="lenient-paths"),
+    pytest.param(_listener("accepts_mail = false"), "accepts_mail", False, id="no-mail"),
     pytest.param(_listener("extensions = []"), "extensions", (), id="no-extensions"),
     pytest.param(_listener('bare_newline = "close"'), "bare_newline", BareNewline.CLOSE, id="close"),
     pytest.param(_listener('bare_newline = "normalize"'), "bare_newline", BareNewline.NORMALIZE, id="normalize"),

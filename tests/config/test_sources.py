@@ -6,8 +6,8 @@ import pytest
 
 from tests.config.support import MINIMAL, read
 from trio_fcgimail.config import (
-    AllowedHosts,
     ConfigErrors,
+    HostList,
     LogFormat,
     LogSettings,
     TcpAddress,
@@ -102,7 +102,7 @@ UPSTREAM = UnixAddress("/run/php.sock")
 
 def test_serve_without_a_file_takes_any_domain_on_loopback() -> None:
     settings = serve_settings(save="/s.php", upstream=UPSTREAM, hostname="localhost")
-    assert settings.allowed_hosts.takes_any
+    assert settings.allowed_hosts.holds_any
     assert [listener.address for listener in settings.listeners] == [TcpAddress("127.0.0.1", 2525)]
     assert settings.fastcgi.upstreams == (UPSTREAM,)
     assert (settings.hostname, settings.scripts.save, settings.scripts.validate) == ("localhost", "/s.php", None)
@@ -120,7 +120,7 @@ def test_serve_without_a_file_takes_what_is_given() -> None:
         max_connections=1,
         log=log,
     )
-    assert settings.allowed_hosts == AllowedHosts.parse(["example.com"])
+    assert settings.allowed_hosts == HostList.parse(["example.com"])
     assert settings.scripts.validate == "/v.php"
     assert settings.fastcgi.upstreams == (TcpAddress("::1", 9000),)
     assert (settings.fastcgi.max_connections, settings.fastcgi.reserve_for_validate) == (1, 0)

@@ -20,6 +20,7 @@ from trio_fcgimail.smtp import (
     Mailbox,
     OriginalRecipient,
     grammar,
+    is_address_literal,
 )
 
 ALICE: Final = Mailbox("alice", "example.net")
@@ -64,8 +65,11 @@ _LOCAL_PARTS: Final = st.text(
     max_size=20,
 )
 _LABELS: Final = st.text(st.sampled_from("aZ0-\u00fc\u0130\u1e9e"), min_size=1, max_size=8)
-_DOMAINS: Final = st.lists(_LABELS, min_size=1, max_size=3).map(".".join) | st.sampled_from(
-    ["EXAMPLE.com", "[192.0.2.7]", "[IPv6:2001:DB8::7]", "\u0130" * 31 + ".example"]
+_GENERAL_LITERALS: Final = st.from_regex(grammar.GENERAL_ADDRESS_LITERAL, fullmatch=True).filter(is_address_literal)
+_DOMAINS: Final = (
+    st.lists(_LABELS, min_size=1, max_size=3).map(".".join)
+    | _GENERAL_LITERALS
+    | st.sampled_from(["EXAMPLE.com", "[192.0.2.7]", "[IPv6:2001:DB8::7]", "\u0130" * 31 + ".example"])
 )
 
 
@@ -80,7 +84,7 @@ def mailboxes(draw: st.DrawFn) -> Mailbox:
 
 def greeting_names() -> st.SearchStrategy[str]:
     """Any name that HELO may bring."""
-    return st.from_regex(grammar.GREETING_NAME, fullmatch=True)
+    return st.from_regex(grammar.GREETING_NAME, fullmatch=True) | _GENERAL_LITERALS
 
 
 def peers() -> st.SearchStrategy[Peer]:

@@ -17,6 +17,14 @@ from trio_fcgimail.mail import Envelope, Peer, address_literal, received_header
 from trio_fcgimail.smtp import GreetingWord, Mailbox
 
 NOW: Final = datetime(2025, 3, 4, 5, 6, 7, 890, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+# RFC 5322 3.2: what a reader of structured fields takes for one thing, whatever stands in it
+QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
+LITERAL: Final = r"\[[^\[\]\\]*\]"
+WORD: Final = rf"(?:{QUOTED}|{LITERAL}|[^\s()<>\[\]\\,;\"])+"
+COMMENT: Final = r"\([^()\\]*\)"
+FIELD: Final = re.compile(
+    rf"Received: from {WORD}(?: {COMMENT}){{0,2}} by {WORD} with {WORD} id {WORD}(?: for <{WORD}>)?; [^;]+"
+)
 DATE: Final = "Tue, 04 Mar 2025 05:06:07 +0530"
 
 
@@ -38,6 +46,7 @@ def header(from_clause: str, with_keyword: str = "ESMTP", for_clause: str = "\r\
         pytest.param(Peer("", 0), "c.example", "from c.example", id="unix"),
         pytest.param(PEER, "[192.0.2.9]", "from [192.0.2.9] ([192.0.2.1])", id="literal"),
         pytest.param(PEER, "[IPv6:::1]", "from [IPv6:::1] ([192.0.2.1])", id="literal-ipv6"),
+        pytest.param(PEER, "[X25:(1;]", "from [X25:(1;] ([192.0.2.1])", id="literal-general"),
         pytest.param(PEER, "my_pc", "from [192.0.2.1] ([192.0.2.1]) (HELO my_pc)", id="odd-name"),
         pytest.param(PEER, "192.0.2.9:25", "from [192.0.2.1] ([192.0.2.1]) (HELO 192.0.2.9:25)", id="odd-address"),
         pytest.param(Peer("", 0), "my_pc", "from localhost (HELO my_pc)", id="unix-odd-name"),
@@ -67,6 +76,7 @@ def test_with_keyword_rows(greeting: GreetingWord, smtputf8: bool, keyword: str)
     [
         pytest.param((BOB,), "\r\n\tfor <bob@example.com>", id="one"),
         pytest.param((Mailbox("a;b(", "x.example"),), '\r\n\tfor <"a;b("@x.example>', id="quoted"),
+        pytest.param((Mailbox("a", "[X25:)1(;]"),), "\r\n\tfor <a@[X25:)1(;]>", id="literal-general"),
         pytest.param((Mailbox("ü", "ö.example"),), "\r\n\tfor <ü@ö.example>", id="utf-8"),
         pytest.param((BOB, CAROL), "", id="several-learn-nothing-of-each-other"),
     ],
@@ -100,6 +110,7 @@ def test_any_trace_header_is_sound(mail: Envelope, now: datetime) -> None:
     parsed = message_from_bytes(octets + b"Subject: x\r\n\r\nbody\r\n", policy=policy.default)
     assert list(parsed) == ["Received", "Subject"]
     assert not parsed.defects
+    assert FIELD.fullmatch(b"".join(lines).decode().replace("\t", " "))
     value = str(parsed["Received"])
     assert parsedate_to_datetime(value.rpartition(";")[2]) == now.replace(microsecond=0)
     assert f" id {QUEUE_ID}" in value

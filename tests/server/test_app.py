@@ -24,6 +24,7 @@ from trio_fcgimail.server.listeners import open_listeners
 pytestmark = pytest.mark.trio
 
 TOO_MANY: Final = b"421 4.7.0 Too many connections; try again later\r\n"
+NO_MAIL: Final = b"521 5.3.2 This host takes no mail\r\n"
 SHUTTING_DOWN: Final = b"421 4.3.2 Shutting down; try again later\r\n"
 STORED: Final = b"250 2.0.0 OK: queued as "
 
@@ -89,6 +90,26 @@ async def test_one_more_connection_than_an_address_may_have(
         assert await first.ask(b"QUIT") == b"221 2.0.0 Bye\r\n"
         await first.close()
         await _let_in(house.dial)
+
+
+async def test_a_listener_that_takes_no_mail_says_so_to_everybody(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    listeners = (
+        f'[[listeners]]\naddress = "127.0.0.1:0"\naccepts_mail = false\n[[listeners]]\naddress = "unix:{tmp_path}/smtp"'
+    )
+    config = _settings(tmp_path, "limits = { connections = 1 }", listeners)
+    async with serving(config, journal) as house:
+        other = Dialogue(await trio.open_unix_socket(f"{tmp_path}/smtp"))
+        await other.hello()  # the one connection that is allowed
+        for _ in range(3):
+            client = await house.dial()
+            await client.send(b"EHLO client.example\r\n")
+            assert await client.rest() == NO_MAIL
+            await client.close()
+        assert (await other.mail()).startswith(STORED)
+        await other.close()
+    assert [entry["reply"] for entry in journal.entries("connection refused")] == [NO_MAIL.decode().strip()] * 3
 
 
 async def test_who_was_turned_away_takes_no_place(

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.trio
 VALIDATE: Final = '[scripts]\nvalidate = "/srv/mail/validate.php"\n'
 STORED: Final = b"250 2.0.0 OK: queued as "
 TAKEN: Final = b"250 2.1.5 Recipient OK\r\n"
+SENDER: Final = b"250 2.1.0 Sender OK\r\n"
+NO_NAME: Final = b"553 5.6.7 The domain is not a valid internationalised name\r\n"
 FULL: Final = b"452 4.3.1 Insufficient storage; try again later\r\n"
 TOO_MANY: Final = b"452 4.5.3 Too many recipients\r\n"
 LOCAL_ERROR: Final = b"421 4.3.0 Local error; closing\r\n"
@@ -125,6 +127,40 @@ async def test_only_allowed_domains_are_taken(
     client = await House(nursery, journal, connect=responder.connect).guest()
     await client.ask(b"MAIL FROM:<>")
     assert await client.ask(b"RCPT TO:<" + recipient + b">") == reply
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        pytest.param("MAIL FROM:<a@☕.example> SMTPUTF8", NO_NAME, id="sender"),
+        pytest.param("MAIL FROM:<a@bücher.example> SMTPUTF8", SENDER, id="good-sender"),
+        pytest.param("MAIL FROM:<a@xn--a.example>", SENDER, id="odd-a-label-of-a-sender"),
+        pytest.param("MAIL FROM:<☕@client.example> SMTPUTF8", SENDER, id="local-parts-are-free"),
+        pytest.param("RCPT TO:<b@☕.example.com>", NO_NAME, id="recipient"),
+        pytest.param("RCPT TO:<b@BÜCHER.example>", TAKEN, id="u-label"),
+        pytest.param("RCPT TO:<b@xn--bcher-kva.example>", TAKEN, id="a-label"),
+        pytest.param("RCPT TO:<b@bucher.example>", b"550 5.7.1 Relaying denied\r\n", id="another-name"),
+        pytest.param("RCPT TO:<b@xn--a.example>", b"550 5.7.1 Relaying denied\r\n", id="odd-a-label"),
+    ],
+)
+async def test_a_domain_that_is_no_name_is_refused(
+    command: str,
+    reply: bytes,
+    responder: ScriptedResponder,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    journal: Journal,
+) -> None:
+    toml = 'allowed_hosts = ["*.example.com", "bücher.example"]'
+    client = await House(nursery, journal, toml, connect=responder.connect).guest()
+    if command.startswith("RCPT"):
+        assert await client.ask(b"MAIL FROM:<> SMTPUTF8") == SENDER
+    assert await client.ask(command.encode()) == reply
+    assert (await client.ask(b"RCPT TO:<b@xn--bcher-kva.example>")).startswith(
+        b"503 " if reply == NO_NAME and command.startswith("MAIL") else TAKEN
+    )
+    entries = journal.entries("sender refused") + journal.entries("recipient refused")
+    assert [str(entry["reply"]).encode() + b"\r\n" for entry in entries] == [reply][: reply not in (SENDER, TAKEN)]
 
 
 async def test_postmaster_is_taken_unasked_and_gets_our_name(

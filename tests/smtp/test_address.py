@@ -15,13 +15,14 @@ from trio_fcgimail.smtp import LocalProtocolError, Mailbox, State, grammar, is_a
 from trio_fcgimail.smtp.address import BadPathError, parse_mailbox, parse_path
 
 LOCAL_PARTS = st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cc", "Cs"]), max_size=24)
-DOMAINS = st.sampled_from(
-    ["example.net", "EXAMPLE.net", "a", "b\u00fccher.example", "[192.0.2.1]", "[IPv6:2001:db8::1]"]
+GENERAL_LITERALS = st.from_regex(grammar.GENERAL_ADDRESS_LITERAL, fullmatch=True)
+DOMAINS = GENERAL_LITERALS | st.sampled_from(
+    ["example.net", "EXAMPLE.net", "a", "b\u00fccher.example", "[192.0.2.1]", "[IPv6:2001:db8::1]", "\u00fc" * 33]
 )
 # Texts near the grammar: most are no path, many are
 NEARLY = st.lists(
     st.sampled_from(
-        ["a", "B", ".", '"', "\\", "@", " ", ",", ":", "x.y", "-", "[", "]", "192.0.2.1", "\u00fc", "\u0085"]
+        ["a", "B", ".", '"', "\\", "@", " ", ",", ":", "x.y", "-", "[", "]", "192.0.2.1", "@[X:", "\u00fc", "\u0085"]
     ),
     max_size=12,
 ).map("".join)
@@ -41,6 +42,7 @@ NEARLY = st.lists(
         pytest.param("<Postmaster>", Mailbox("Postmaster", None), "Postmaster", id="postmaster"),
         pytest.param("<A@B.C>", Mailbox("A", "B.C"), "A@B.C", id="case-kept"),
         pytest.param("<a@[IPv6:::1]>", Mailbox("a", "[IPv6:::1]"), "a@[IPv6:::1]", id="literal"),
+        pytest.param("<a@[X-25:(1;!,]>", Mailbox("a", "[X-25:(1;!,]"), "a@[X-25:(1;!,]", id="literal-general"),
         pytest.param("<\u00fc@b\u00fc.c>", Mailbox("\u00fc", "b\u00fc.c"), "\u00fc@b\u00fc.c", id="utf8"),
     ],
 )
@@ -107,6 +109,13 @@ def test_domain_and_literal_never_both(text: str) -> None:
         pytest.param("a", "b.c\r\n", id="crlf-in-domain"),
         pytest.param("a", "\ud800", id="surrogate-in-domain"),
         pytest.param("a", "[\ud800]", id="surrogate-in-literal"),
+        pytest.param("a", "[X:\ud800]", id="surrogate-in-general-literal"),
+        pytest.param("a", "[X:\r\n]", id="crlf-in-general-literal"),
+        pytest.param("a", "[X:a]\n", id="lf-after-general-literal"),
+        pytest.param("a", '[X:"]', id="quotation-mark-in-general-literal"),
+        pytest.param("a", "[X:>]", id="bracket-in-general-literal"),
+        pytest.param("a", "[X:b@c]", id="at-in-general-literal"),
+        pytest.param("a", "[X:" + "1" * 252 + "]", id="general-literal-of-256"),
         pytest.param("a", "[" + "1" * 300 + "]", id="literal-too-long"),
     ],
 )
@@ -129,7 +138,10 @@ def test_is_ascii() -> None:
         pytest.param("a" * 64 + ".b", False, id="label-of-64"),
         pytest.param(".".join(["a" * 63] * 3 + ["a" * 63]), True, id="255-octets"),
         pytest.param(".".join(["a" * 63] * 4 + ["a"]), False, id="257-octets"),
-        pytest.param("\u00fc" * 32, False, id="label-of-64-octets-in-utf8"),
+        pytest.param("\u00fc" * 32, True, id="u-label-of-64-octets"),
+        pytest.param("\u00fc" * 127 + "a", True, id="u-label-of-255-octets"),
+        pytest.param("\u00fc" * 128, False, id="u-label-of-256-octets"),
+        pytest.param("\u00fc." + "a" * 64, False, id="label-of-64-beside-u-label"),
         pytest.param("a.", False, id="dot-at-the-end"),
         pytest.param("-a", False, id="hyphen-first"),
         pytest.param("a-", False, id="hyphen-last"),
@@ -139,6 +151,51 @@ def test_is_ascii() -> None:
 )
 def test_is_domain(text: str, answer: bool) -> None:
     assert is_domain(text) is answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        pytest.param("[192.0.2.1]", True, id="ipv4"),
+        pytest.param("[300.1.1.1]", False, id="ipv4-out-of-range"),
+        pytest.param("[192.0.2.01]", False, id="ipv4-octal"),
+        pytest.param("[IPv6:2001:db8::1]", True, id="ipv6"),
+        pytest.param("[iPV6:::ffff:192.0.2.1]", True, id="ipv6-any-case-of-tag"),
+        pytest.param("[IPv6:2001:db8::g]", False, id="ipv6-bad"),
+        pytest.param("[IPv6:]", False, id="ipv6-empty"),
+        pytest.param("[IPv6:fe80::1%eth0]", False, id="ipv6-zone"),
+        pytest.param("[2001:db8::1]", False, id="ipv6-untagged"),
+        pytest.param("[IPv4:192.0.2.1]", True, id="any-other-tag"),
+        pytest.param("[0:1]", True, id="tag-of-a-digit"),
+        pytest.param("[-a:1]", True, id="tag-hyphen-first"),
+        pytest.param("[a-:1]", False, id="tag-hyphen-last"),
+        pytest.param("[foo]", False, id="no-tag"),
+        pytest.param("[foo:]", False, id="no-content"),
+        pytest.param("[:foo]", False, id="empty-tag"),
+        pytest.param("[]", False, id="empty"),
+        pytest.param("X:1", False, id="no-brackets"),
+        pytest.param("[X:" + "1" * 251 + "]", True, id="255-octets"),
+        pytest.param("[X:" + "1" * 252 + "]", False, id="256-octets"),
+    ],
+)
+def test_is_address_literal(text: str, answer: bool) -> None:
+    assert is_address_literal(text) is answer
+
+
+def test_content_of_a_general_literal_is_dcontent_without_four() -> None:
+    taken = {code for code in range(0x110000) if is_address_literal(f"[X:{chr(code)}]")}
+    assert taken == {*range(33, 91), *range(94, 127)} - set(map(ord, '"<>@'))  # RFC 5321 4.1.3
+
+
+@settings(deadline=None)
+@given(GENERAL_LITERALS)
+def test_general_literal_stands_in_every_command(literal: str) -> None:
+    assume(is_address_literal(literal))
+    session = in_state(State.START)
+    lines = f"EHLO {literal}\r\nMAIL FROM:<a@{literal}> SIZE=1\r\nRCPT TO:<@{literal},@b:c@{literal}>\r\n"
+    replies = codes(session.feed(lines.encode()))
+    too_long = len(literal) > grammar.MAX_PATH_OCTETS // 3  # then a path may be
+    assert too_long or replies == ["250", "250 2.1.0", "250 2.1.5"]
 
 
 # None matches, so that every way to match is tried. At this length a quadratic grammar takes minutes, a linear one
@@ -155,6 +212,9 @@ HOSTILE = [
     pytest.param(grammar.MAILBOX, "a@" + "a" * MANY + "!", id="label"),
     pytest.param(grammar.MAILBOX, "a@" + "a." * MANY, id="labels"),
     pytest.param(grammar.MAILBOX, "a@[" + ":" * MANY, id="literal"),
+    pytest.param(grammar.MAILBOX, "a@[X:" + "a]" * MANY, id="general-literal"),
+    pytest.param(grammar.GENERAL_ADDRESS_LITERAL, "[" + "a-" * MANY, id="tag"),
+    pytest.param(grammar.GENERAL_ADDRESS_LITERAL, "[" + "a:" * MANY, id="tags"),
     pytest.param(grammar.A_D_L, "@a," * MANY, id="route"),
     pytest.param(grammar.A_D_L, "@a-a.a," * MANY, id="route-of-labels"),
     pytest.param(grammar.A_D_L, "@[a]," * MANY, id="route-of-literals"),

@@ -14,6 +14,7 @@ from trio_fcgimail.smtp import BodyType, Extension, Mailbox, MailFrom, Paths, Rc
 OK, BAD = "250 2.1.0", "501 5.1.7"
 READY, MAILED, RCPTED = State.READY, State.MAIL, State.RCPT
 DOMAIN_191: Final = b".".join([b"x" * 47] * 4)  # 191 octets: with a local part of 62 a path of 256
+U_LABEL_66: Final = ("\u00fc" * 33).encode()
 LIMIT: Final = 26_214_400
 NO_SIZE: Final = replace(OPTIONS, extensions=ALL - {Extension.SIZE})
 NO_UTF8: Final = replace(OPTIONS, extensions=ALL - {Extension.SMTPUTF8})
@@ -71,8 +72,27 @@ PATHS = [
     mail("ipv6", b"FROM:<a@[IPv6:2001:db8::1]>", OK, "row 52"),
     mail("ipv6-lower-case", b"FROM:<a@[ipv6:::1]>", OK, "RFC 5321 4.1.3: the tag is a literal of ABNF"),
     mail("ipv6-untagged", b"FROM:<a@[2001:db8::1]>", BAD, "RFC 5321 4.1.3: IPv6 needs its tag"),
-    mail("literal-unknown-tag", b"FROM:<a@[X25:31]>", BAD, "RFC 5321 4.1.3: the tag must be registered"),
+    mail("literal-general", b"FROM:<a@[X25:31]>", OK, "RFC 5321 4.1.3: General-address-literal"),
+    mail("literal-general-content", b"FROM:<a@[x-400:/c=de;a(b),:!]>", OK, "RFC 5321 4.1.3: any dcontent"),
+    mail("literal-general-parameter", b"FROM:<a@[X25:31]> SIZE=1", OK, "the path ends at its bracket"),
+    mail("literal-no-tag", b"FROM:<a@[foo]>", BAD, "RFC 5321 4.1.3"),
+    mail("literal-empty-tag", b"FROM:<a@[:31]>", BAD, "RFC 5321 4.1.3: Ldh-str"),
+    mail("literal-tag-hyphen-last", b"FROM:<a@[X-:31]>", BAD, "RFC 5321 4.1.3: Ldh-str"),
+    mail("literal-tag-underscore", b"FROM:<a@[X_25:31]>", BAD, "RFC 5321 4.1.3: Ldh-str"),
+    mail("literal-no-content", b"FROM:<a@[X25:]>", BAD, "RFC 5321 4.1.3: at least one dcontent"),
+    mail("literal-blank", b"FROM:<a@[X25:3 1]>", BAD, "RFC 5321 4.1.3: dcontent"),
+    mail("literal-backslash", b"FROM:<a@[X25:3\\1]>", BAD, "RFC 5321 4.1.3: dcontent"),
+    mail("literal-brackets", b"FROM:<a@[X25:[31]]>", BAD, "RFC 5321 4.1.3: dcontent"),
+    mail("literal-utf8", "FROM:<a@[X25:\u00fc]> SMTPUTF8".encode(), BAD, "RFC 6531 3.3 leaves dcontent alone"),
+    mail("literal-quotation-mark", b'FROM:<a@[X25:"]>', BAD, "not taken: a quoted string would begin"),
+    mail("literal-opening-bracket", b"FROM:<a@[X25:<]>", BAD, "not taken: a path would begin"),
+    mail("literal-at", b"FROM:<a@[X25:b@c]>", BAD, "not taken: the last at-sign begins the domain"),
+    mail("literal-in-a-route", b"FROM:<@[X25:a,b],@c:a@example.net>", OK, "RFC 5321 appendix C"),
     mail("literal-bracket-inside", b"FROM:<a@[X:>]>", "501 5.5.4", "the path ends at its bracket"),
+    mail("ipv6-tag-upper-case", b"FROM:<a@[IPV6:::1]>", OK, "RFC 5321 4.1.3: the tag is a literal of ABNF"),
+    mail("ipv6-holds-ipv4", b"FROM:<a@[IPv6:192.0.2.1]>", BAD, "RFC 5321 4.1.3: an IPv6 address behind this tag"),
+    mail("ipv6-holds-words", b"FROM:<a@[IPv6:foo]>", BAD, "RFC 5321 4.1.3: as above"),
+    mail("ipv6-untagged-zone", b"FROM:<a@[fe80::1%eth0]>", BAD, "fe80 is no tag"),
     mail("ipv6-zone", b"FROM:<a@[IPv6:fe80::1%eth0]>", BAD, "a zone means nothing to the other side"),
     mail("ipv6-bad", b"FROM:<a@[IPv6:1::2::3]>", BAD, "RFC 5321 4.1.3"),
     mail("literal-unclosed", b"FROM:<a@[192.0.2.1>", BAD, "RFC 5321 4.1.3"),
@@ -82,6 +102,8 @@ PATHS = [
     mail("path-of-256", b"FROM:<" + b"x" * 62 + b"@" + DOMAIN_191 + b">", OK, "row 55"),
     mail("path-of-257", b"FROM:<" + b"x" * 63 + b"@" + DOMAIN_191 + b">", BAD, "RFC 5321 4.5.3.1.3"),
     mail("path-of-600", b"FROM:<" + b"x" * 586 + b"@example.net>", BAD, "row 56"),
+    mail("u-label-of-66-octets", b"FROM:<a@" + U_LABEL_66 + b".net> SMTPUTF8", OK, "RFC 1035 2.3.4: of A-labels"),
+    mail("label-of-64-beside-u-label", ("FROM:<a@\u00fc." + "x" * 64 + "> SMTPUTF8").encode(), BAD, "RFC 1035 2.3.4"),
     mail("label-of-64", b"FROM:<a@" + b"x" * 64 + b".net>", BAD, "RFC 1035 2.3.4"),
     mail("atext", b"FROM:<!#$%&'*+-/=?^_`{|}~@example.net>", OK, "row 57"),
     mail("outer-dots", b"FROM:<.a.@example.net>", BAD, "row 58"),
@@ -108,6 +130,7 @@ PATHS = [
     rcpt("glued", b"TO:<bob@example.com>X", "501 5.5.4", "row 65"),
     rcpt("bad", b"TO:<bob@>", "501 5.1.3", "RFC 3463 3.2"),
     rcpt("utf8", "TO:<b\u00fcb@example.com>".encode(), "553 5.6.7", "RFC 6531 3.5"),
+    rcpt("literal-general", b"TO:<bob@[X25:31]>", "250 2.1.5", "RFC 5321 4.1.3: General-address-literal"),
     rcpt("refused", b"TO:<bad@example.com>", "550 5.1.1", "the embedder decides"),
 ]
 PARAMETERS = [

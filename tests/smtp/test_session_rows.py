@@ -53,6 +53,10 @@ ROWS = [
     # Greetings
     Row("helo", START, b"HELO x\r\n", "250", READY, "row 2, RFC 5321 4.1.1.1"),
     Row("ehlo-ipv6-literal", START, b"EHLO [IPv6:::1]\r\n", "250", READY, "row 3, RFC 5321 4.1.3"),
+    Row("ehlo-general-literal", START, b"EHLO [X25:31]\r\n", "250", READY, "RFC 5321 4.1.3"),
+    Row("ehlo-general-literal-content", START, b"EHLO [X400:/c=de;a(b]\r\n", "250", READY, "RFC 5321 4.1.3"),
+    Row("ehlo-general-literal-quote", START, b'EHLO [X25:"]\r\n', "501 5.5.4", START, "not taken, as in a path"),
+    Row("ehlo-literal-with-comment", START, b"EHLO [foo(]\r\n", "501 5.5.4", START, "a comment, and no literal"),
     Row("ehlo-without-name", START, b"EHLO\r\n", "501 5.5.4", START, "row 4"),
     Row("helo-without-name", START, b"HELO\r\n", "501 5.5.4", START, "row 5"),
     Row("ehlo-two-words", START, b"EHLO a b\r\n", "501 5.5.4", START, "RFC 5321 4.1.1.1: one name"),

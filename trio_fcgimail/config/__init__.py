@@ -13,7 +13,7 @@ from trio_fcgimail.config.addresses import (
     parse_upstream_address,
 )
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
-from trio_fcgimail.config.hosts import AllowedHosts, is_domain
+from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
@@ -37,13 +37,13 @@ from trio_fcgimail.config.sources import find_configuration, load_settings, serv
 
 __all__ = [
     "DEFAULT_LISTEN",
-    "AllowedHosts",
     "BareNewline",
     "BodyLines",
     "ConfigError",
     "ConfigErrors",
     "Extension",
     "FastcgiSettings",
+    "HostList",
     "LimitSettings",
     "ListenAddress",
     "ListenerSettings",

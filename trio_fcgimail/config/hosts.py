@@ -1,16 +1,17 @@
-"""Domains, and which recipient domains are ours (`allowed_hosts`)."""
+"""Domains, and lists of them: those that are ours (`allowed_hosts`), those that take no mail (`null_mx_hosts`)."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from typing import Self, final
 
-__all__ = ["AllowedHosts", "is_domain"]
+from trio_fcgimail import smtp
+from trio_fcgimail.mail import comparable_domain
+
+__all__ = ["HostList", "is_domain"]
 
 _MAX_DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
-_MAX_LABEL_CHARS = 63  # RFC 1035 2.3.4
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")  # sub-domain of RFC 5321 4.1.2
+_JOINERS = {0x200C: None, 0x200D: None}  # which IDNA allows where a script needs them
 _ANY = "."
 _BELOW = "*."
 _IPV6_TAG = "ipv6:"  # RFC 5321 4.1.3, compared without regard to case
@@ -21,34 +22,34 @@ def is_domain(text: str) -> bool:
 
     Names of machines may hold an underscore or end in a dot; those are no domains in SMTP.
     """
-    return text.isascii() and _is_international_domain(text)
+    return text.isascii() and smtp.is_domain(text)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class AllowedHosts:
-    """The recipient domains that are taken; make one with `parse`.
+class HostList:
+    """Recipient domains; make one with `parse`.
 
     Args:
-        exact: domains and address literals, in lower case and normalised.
-        below: domains any depth of whose subdomains is taken, in lower case.
-        takes_any: whether every domain is taken.
+        exact: domains and address literals, in the form that is compared.
+        below: domains any depth of whose subdomains is meant, likewise.
+        holds_any: whether every domain is meant.
         entries: as they were written, in their order.
     """
 
     exact: frozenset[str]
     below: frozenset[str]
-    takes_any: bool
+    holds_any: bool
     entries: tuple[str, ...]
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> Self:
-        """Read the entries of `allowed_hosts`.
+        """Read the entries of `allowed_hosts` or `null_mx_hosts`.
 
         Args:
             entries: "example.com", "*.example.com" (every subdomain, but not example.com), an address literal
-                such as "[192.0.2.1]" or "[IPv6:2001:db8::1]", or "." for any domain. Names may hold U-labels;
-                they and A-labels are two names, so list both.
+                such as "[192.0.2.1]" or "[IPv6:2001:db8::1]", or "." for any domain. Names may hold U-labels,
+                which are the same names as their A-labels.
 
         Raises:
             ValueError: an entry is none of these.
@@ -66,20 +67,23 @@ class AllowedHosts:
                 exact.add(_domain(entry))
         return cls(frozenset(exact), frozenset(below), _ANY in entries, tuple(entries))
 
-    def allows(self, domain: str | None) -> bool:
-        """Say whether mail for `domain` is taken.
+    def holds(self, domain: str | None) -> bool:
+        """Say whether `domain` is on the list.
 
         Args:
             domain: the part behind the "@", an address literal with its brackets included; None, when the
-                address has none (``<postmaster>``), is never taken here: that address has a rule of its own.
+                address has none (``<postmaster>``), is on no list: that address has a rule of its own.
         """
         if domain is None:
             return False
-        if self.takes_any:
+        if self.holds_any:
             return True
         if len(domain) > _MAX_DOMAIN_OCTETS:
             return False
-        name = _comparable(domain)
+        try:
+            name = _literal(domain) if domain.startswith("[") else comparable_domain(domain)
+        except ValueError:
+            return False
         if name in self.exact:
             return True
         rest = name
@@ -90,44 +94,20 @@ class AllowedHosts:
         return False
 
 
-def _comparable(domain: str) -> str:
-    if not domain.startswith("["):
-        return domain.lower()
-    try:
-        return _literal(domain)
-    except ValueError:
-        return domain  # equal to no entry, since entries are normalised
-
-
 def _domain(text: str) -> str:
-    if not _is_international_domain(text):
-        raise ValueError(f"{text!a} is not a domain")
-    return text.lower()
+    # What cannot be seen in a file, U+200B for one, is more likely a mistake than a part of a name.
+    if text.translate(_JOINERS).isprintable() and smtp.is_domain(text):
+        try:
+            return comparable_domain(text)
+        except ValueError as error:
+            raise ValueError(f"{text!a} is not a domain: {error}") from error
+    raise ValueError(f"{text!a} is not a domain")
 
 
 def _literal(text: str) -> str:
+    if not smtp.is_address_literal(text):
+        raise ValueError(f"{text!a} is not an address literal")
     inner = text[1:-1].lower()
-    try:
-        if text.endswith("]") and "%" not in inner:  # a zone (RFC 4007) is no part of RFC 5321 4.1.3
-            return f"[{_ip_address(inner)}]"
-    except ValueError:
-        pass
-    raise ValueError(f"{text!a} is not an address literal")
-
-
-def _ip_address(inner: str) -> str:
     if inner.startswith(_IPV6_TAG):
-        return f"{_IPV6_TAG}{IPv6Address(inner.removeprefix(_IPV6_TAG))}"
-    return str(IPv4Address(inner))
-
-
-def _is_international_domain(text: str) -> bool:
-    octets = len(text.encode("utf-8", "surrogatepass"))
-    return octets <= _MAX_DOMAIN_OCTETS and all(map(_is_label, text.split(".")))
-
-
-def _is_label(label: str) -> bool:
-    if len(label) > _MAX_LABEL_CHARS:
-        return False
-    # A U-label (RFC 6531 3.3): judged as if each character beyond ASCII that can be seen were a letter.
-    return label.isprintable() and _LABEL.fullmatch(re.sub(r"[^\x00-\x7f]", "x", label)) is not None
+        return f"[{_IPV6_TAG}{IPv6Address(inner.removeprefix(_IPV6_TAG))}]"
+    return f"[{inner}]"

@@ -260,7 +260,7 @@ class _Reader:
         return decoded
 
     def _items(self, form: Items, value: object, place: _Place) -> object:
-        if not isinstance(value, list) or not value:
+        if not isinstance(value, list) or len(value) < form.fewest:
             return self._refuse(place, value, form.expected)
         good: list[str] = []
         for number, item in enumerate(value):

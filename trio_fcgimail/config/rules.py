@@ -53,19 +53,21 @@ class Rule:
 @final
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A list of strings, not empty, each judged on its own so that each bad one has its own error line.
+    """A list of strings, each judged on its own so that each bad one has its own error line.
 
     Args:
         check: raises ValueError for a bad item.
         combine: gives the attribute for a list of good items.
         expected: what the list takes.
         item_expected: what an item takes.
+        fewest: how many items there must be.
     """
 
     check: Callable[[str], object]
     combine: Callable[[list[str]], object]
     expected: str
     item_expected: str
+    fewest: int = 1
 
 
 @final

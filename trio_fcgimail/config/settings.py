@@ -18,7 +18,7 @@ from trio_fcgimail.config.addresses import (
     parse_listen_address,
     parse_upstream_address,
 )
-from trio_fcgimail.config.hosts import AllowedHosts, is_domain
+from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.rules import (
     Items,
     Rule,
@@ -114,12 +114,17 @@ def _extensions(value: object) -> Literal["all"] | tuple[Extension, ...]:
     return keywords
 
 
+def _hosts(expected: str, fewest: int) -> Items:
+    return Items(lambda entry: HostList.parse([entry]), HostList.parse, expected, _HOST_ENTRY, fewest)
+
+
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
 
 _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
 _HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
+_NO_HOSTS = HostList.parse(())
 _LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)')
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
@@ -154,6 +159,7 @@ class ListenerSettings:
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
     bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
     lenient_paths: Annotated[bool, flag()] = False
+    accepts_mail: Annotated[bool, flag()] = True
     require_auth: Annotated[bool, flag()] = False
     auth_any_recipient: Annotated[bool, flag()] = False
     auth_without_tls: Annotated[bool, flag()] = False
@@ -241,15 +247,8 @@ class Settings:
     """The whole configuration; durations are in seconds, sizes in octets."""
 
     hostname: Annotated[str, _DOMAIN]
-    allowed_hosts: Annotated[
-        AllowedHosts,
-        Items(
-            lambda entry: AllowedHosts.parse([entry]),
-            AllowedHosts.parse,
-            "a list of recipient domains, not empty",
-            _HOST_ENTRY,
-        ),
-    ]
+    allowed_hosts: Annotated[HostList, _hosts("a list of recipient domains, not empty", 1)]
+    null_mx_hosts: Annotated[HostList, _hosts("a list of recipient domains", 0)] = _NO_HOSTS
     drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
     listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (
         ListenerSettings(address=DEFAULT_LISTEN),

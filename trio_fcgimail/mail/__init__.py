@@ -1,6 +1,7 @@
 """One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
 
 from trio_fcgimail.mail.digest import MailDigest
+from trio_fcgimail.mail.domains import comparable_domain
 from trio_fcgimail.mail.draft import EnvelopeDraft
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
@@ -66,6 +67,7 @@ __all__ = [
     "auth_fields",
     "clean",
     "clean_ends",
+    "comparable_domain",
     "decode_subject",
     "encode_fields",
     "failed",

@@ -28,7 +28,7 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, Settings
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TlsMode
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.gateway import Gateway, Observer
@@ -181,7 +181,7 @@ class Server:
         except OSError:
             await trio.aclose_forcefully(stream)
             return
-        refusal = self._refusal(peer)
+        refusal = self._refusal(entrance.settings, peer)
         if refusal is not None:
             await self._refuse(stream, peer, entrance, refusal)
             return
@@ -203,8 +203,9 @@ class Server:
         """
         if self._polite_refusals >= MAX_POLITE_REFUSALS:
             self._log.info("connection refused", peer=peer.ip or "unix", reply=reply.text)
-            with suppress(OSError):
-                os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
+            if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
+                with suppress(OSError):
+                    os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
             await trio.aclose_forcefully(stream)
             return
         self._polite_refusals += 1
@@ -213,8 +214,10 @@ class Server:
         finally:
             self._polite_refusals -= 1
 
-    def _refusal(self, peer: Peer) -> Reply | None:
+    def _refusal(self, listener: ListenerSettings, peer: Peer) -> Reply | None:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
+        if not listener.accepts_mail:  # which holds whatever else does
+            return catalogue.HOST_TAKES_NO_MAIL
         if self.is_stopping:  # accepted before, begun after the others were told
             return catalogue.SHUTTING_DOWN
         limits = self._settings.limits

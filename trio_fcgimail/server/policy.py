@@ -8,7 +8,8 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.mail import DsnWish, Envelope, EnvelopeDraft, Session, Stage, Verdict
+from trio_fcgimail.config import Settings
+from trio_fcgimail.mail import DsnWish, Envelope, EnvelopeDraft, Session, Stage, Verdict, comparable_domain
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.smtp import Credentials, Mailbox, Reply, catalogue
@@ -20,6 +21,23 @@ _LOG_LINES: Final = {
     Stage.MAIL: "sender",
     Stage.VALIDATE: "recipient",
 }
+
+
+def sender_refusal(path: Mailbox | None) -> Reply | None:
+    """Why a reverse-path is refused, if it is; None is ``<>``."""
+    return None if path is None else _name_refusal(path)
+
+
+def recipient_refusal(path: Mailbox, settings: Settings) -> Reply | None:
+    """Why a recipient is refused, if it is. ``<postmaster>`` without a domain never is (RFC 5321 4.5.1)."""
+    if path.domain is None:
+        return None
+    refusal = _name_refusal(path)
+    if refusal is not None:
+        return refusal
+    if settings.null_mx_hosts.holds(path.domain):
+        return catalogue.DOMAIN_TAKES_NO_MAIL
+    return None if settings.allowed_hosts.holds(path.domain) else catalogue.RELAY_DENIED
 
 
 @final
@@ -56,15 +74,20 @@ class Policy:
         """Whether mail of a sender is taken."""
         if self._listener.require_auth and envelope.session.auth_user is None:
             return catalogue.AUTH_REQUIRED
+        refusal = sender_refusal(envelope.mail_from)
+        if refusal is not None:
+            self._log.info("sender refused", mail_from=envelope.sender, reply=refusal.text)
+            return refusal
         asking = self._scripts.mail(envelope)
         return await self._ask(Stage.MAIL, asking, queue_id=envelope.queue_id, mail_from=envelope.sender)
 
     async def recipient(self, draft: EnvelopeDraft, path: Mailbox, wish: DsnWish) -> Reply:
         """Whether a recipient is taken, who then is added to the draft."""
         recipient = path if path.domain is not None else Mailbox(path.local_part, self._settings.hostname)
-        if path.domain is not None and not self._takes_mail_for(path.domain, draft.envelope.session):
-            self._log.info("relaying denied", queue_id=draft.queue_id, rcpt=str(path))
-            return catalogue.RELAY_DENIED
+        refusal = recipient_refusal(path, self._settings)
+        if refusal is not None and not (refusal is catalogue.RELAY_DENIED and self._may_relay(draft.envelope.session)):
+            self._log.info("recipient refused", queue_id=draft.queue_id, rcpt=str(path), reply=refusal.text)
+            return refusal
         if not draft.has_room_for(recipient, wish):
             return catalogue.TOO_MANY_RECIPIENTS
         reply = catalogue.RECIPIENT_OK
@@ -74,9 +97,8 @@ class Policy:
             draft.add(recipient, wish)
         return reply
 
-    def _takes_mail_for(self, domain: str, session: Session) -> bool:
-        anywhere = self._listener.auth_any_recipient and session.auth_user is not None
-        return anywhere or self._settings.allowed_hosts.allows(domain)
+    def _may_relay(self, session: Session) -> bool:
+        return self._listener.auth_any_recipient and session.auth_user is not None
 
     async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Reply:
         return await self._ask(
@@ -101,3 +123,13 @@ class Policy:
                 milliseconds=round(1000 * (trio.current_time() - began)),
             )
         return verdict.reply
+
+
+def _name_refusal(path: Mailbox) -> Reply | None:
+    if path.domain is None:
+        return None
+    try:
+        comparable_domain(path.domain)
+    except ValueError:
+        return catalogue.INVALID_U_LABEL
+    return None

@@ -87,7 +87,8 @@ def split_line(line: bytes) -> tuple[Word, str]:
 
 def parse_greeting(rest: str) -> str:
     """The argument of HELO, EHLO or LHLO (RFC 5321 4.1.1.1): a name, a literal, or what senders make of it."""
-    if len(rest) > grammar.MAX_DOMAIN_OCTETS or not grammar.GREETING_NAME.fullmatch(rest):
+    is_name = len(rest) <= grammar.MAX_DOMAIN_OCTETS and grammar.GREETING_NAME.fullmatch(rest) is not None
+    if not is_name and not grammar.is_address_literal(rest):
         raise CommandError(catalogue.BAD_GREETING_NAME)
     return rest
 

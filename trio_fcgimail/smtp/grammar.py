@@ -21,7 +21,10 @@ _QUOTED_STRING: Final = rf'"(?:{_QTEXT}|\\[\x20-\x7e])*"'
 _LET_DIG: Final = rf"[A-Za-z0-9{_UTF8_NON_ASCII}]"
 _SUB_DOMAIN: Final = rf"{_LET_DIG}(?:[A-Za-z0-9{_UTF8_NON_ASCII}-]*{_LET_DIG})?"
 _DOMAIN: Final = rf"{_SUB_DOMAIN}(?:\.{_SUB_DOMAIN})*"
-_ADDRESS_LITERAL: Final = r"\[[\x21-\x5a\x5e-\x7e]+\]"
+# Quotation mark, angle brackets and "@" are left out of what RFC 5321 4.1.3 would allow: whoever reads an address
+# elsewhere could take them for the end of a quoted string, of a path or of the local part.
+_DCONTENT: Final = r"[\x21\x23-\x3b\x3d\x3f\x41-\x5a\x5e-\x7e]"
+_ADDRESS_LITERAL: Final = rf"\[{_DCONTENT}+\]"
 _AT_DOMAIN: Final = rf"@(?:{_DOMAIN}|{_ADDRESS_LITERAL})"
 
 DOT_STRING: Final = re.compile(_DOT_STRING)
@@ -29,6 +32,7 @@ DOMAIN: Final = re.compile(_DOMAIN)
 MAILBOX: Final = re.compile(
     rf"(?:(?P<dot>{_DOT_STRING})|(?P<quoted>{_QUOTED_STRING}))@(?P<domain>{_DOMAIN}|{_ADDRESS_LITERAL})"
 )
+GENERAL_ADDRESS_LITERAL: Final = re.compile(rf"\[(?P<tag>[A-Za-z0-9-]*[A-Za-z0-9]):(?P<content>{_DCONTENT}+)\]")
 A_D_L: Final = re.compile(rf"{_AT_DOMAIN}(?:,{_AT_DOMAIN})*:")  # a source route, to be ignored: RFC 5321 appendix C
 POSTMASTER: Final = re.compile(r"postmaster", re.IGNORECASE | re.ASCII)
 LOCAL_PART_MEANING: Final = re.compile(rf"[\x20-\x7e{_UTF8_NON_ASCII}]*")  # what a Quoted-string can say
@@ -40,7 +44,7 @@ ESMTP_PARAMETER: Final = re.compile(
 SIZE_VALUE: Final = re.compile(r"[0-9]{1,20}", re.ASCII)  # RFC 1870 4
 
 # What senders really put behind HELO: names with underscores, literals, all sorts. Nothing that could be taken for
-# a comment, a quotation or an address in a trace header.
+# a comment, a quotation or an address in a trace header; there only a whole address literal may hold more.
 GREETING_NAME: Final = re.compile(r"[\x21#-'*+./0-9:=?A-Z\[\]^_`a-z{|}~-]+")
 
 # The end of a path: the first ">" outside a quoted string, or the end of the text when there is none.
@@ -49,7 +53,7 @@ PATH_TOKEN: Final = re.compile(r'<(?:[^"<>]|"(?:[^"\\]|\\.)*")*>')
 MAX_LOCAL_PART_OCTETS: Final = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN_OCTETS: Final = 255  # RFC 5321 4.5.3.1.2
 MAX_PATH_OCTETS: Final = 256  # RFC 5321 4.5.3.1.3, "<" and ">" included
-MAX_LABEL_OCTETS: Final = 63  # RFC 1035 2.3.4
+MAX_LABEL_OCTETS: Final = 63  # RFC 1035 2.3.4, of what the DNS is asked: a label in ASCII
 
 
 def fold(word: str) -> str:
@@ -58,27 +62,37 @@ def fold(word: str) -> str:
 
 
 def is_domain(text: str) -> bool:
-    """Whether ``text`` is a Domain of RFC 5321 4.1.2 whose labels and whole fit the DNS."""
+    """Whether ``text`` is a Domain of RFC 5321 4.1.2 whose labels in ASCII and whole fit the DNS.
+
+    A U-label is not measured: its A-label can be shorter. Whether it has one is nothing that is known here.
+    """
     return (
         DOMAIN.fullmatch(text) is not None
         and len(text.encode()) <= MAX_DOMAIN_OCTETS
-        and all(len(label.encode()) <= MAX_LABEL_OCTETS for label in text.split("."))
+        and all(len(label) <= MAX_LABEL_OCTETS for label in text.split(".") if label.isascii())
     )
 
 
 def is_address_literal(text: str) -> bool:
-    """Whether ``text`` is an address-literal of RFC 5321 4.1.3, brackets included, with a valid address inside.
+    """Whether ``text`` is an address-literal of RFC 5321 4.1.3, brackets included.
 
-    IPv6 is the only tag that was ever registered for a General-address-literal, so there are no others.
+    An IPv4 address stands without a tag, an IPv6 address behind the tag ``IPv6`` only; both must be valid. What other
+    tags mean is nothing that is known here: their content is taken as it is.
     """
-    if not (text.startswith("[") and text.endswith("]")) or len(text) > MAX_DOMAIN_OCTETS:
+    if len(text) > MAX_DOMAIN_OCTETS:
         return False
-    inside = text[1:-1]
+    general = GENERAL_ADDRESS_LITERAL.fullmatch(text)
+    if general is None:
+        return text.startswith("[") and text.endswith("]") and _is_address(ipaddress.IPv4Address, text[1:-1])
+    if general["tag"].lower() == "ipv6":
+        # a zone means nothing to the other side
+        return "%" not in text and _is_address(ipaddress.IPv6Address, general["content"])
+    return not _is_address(ipaddress.IPv6Address, text[1:-1])  # whose first group would be the tag
+
+
+def _is_address(kind: type[ipaddress.IPv4Address | ipaddress.IPv6Address], text: str) -> bool:
     try:
-        if inside[:5].lower() == "ipv6:":
-            ipaddress.IPv6Address(inside[5:])
-            return "%" not in inside  # a zone means nothing to the other side
-        ipaddress.IPv4Address(inside)
+        kind(text)
     except ValueError:
         return False
     return True
