@@ -275,17 +275,20 @@ line_ends = "{line_ends}"
 """
 
 
+def _readable_examples(folder: Path) -> Path:
+    """A copy of examples/ that every user may read, wherever this repository lies."""
+    copy = shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755)
+    return copy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplicationServer:
-    """A row of the table.
-
-    Attributes:
-        example: The example that its trial is made of, a folder of examples/; empty where the trial is all there is.
-    """
+    """A row of the table."""
 
     id: str
     start: Callable[[Place], AbstractContextManager[Running]]
-    example: str
     transport: Transport
     death: Death
     half: Half = Half.BROKEN
@@ -303,7 +306,7 @@ class ApplicationServer:
         mails.mkdir()
         mails.chmod(0o777)
         env = {
-            "FCGIMAIL_EXAMPLE": str(EXAMPLES / self.example),
+            "FCGIMAIL_EXAMPLES": str(_readable_examples(folder)),
             "FCGIMAIL_DIR": str(mails),
             "FCGIMAIL_RCPTS": " ".join(f"{name}@example.com" for name in KNOWN),
         }
@@ -327,7 +330,6 @@ SERVERS: Final = (
     ApplicationServer(
         id="php-fpm",
         start=_php_fpm,
-        example="php",
         transport=Transport.UNIX,
         death=Death.REPLACED,
         ending=Ending.IMPLIED,
@@ -336,27 +338,23 @@ SERVERS: Final = (
     ApplicationServer(
         id="php-cgi",
         start=_php_cgi,
-        example="php",
         transport=Transport.TCP,
         death=Death.REPLACED,
         ending=Ending.IMPLIED,
     ),
     # multiwatch replaces workers; spawn-fcgi alone starts them and leaves them alone.
-    ApplicationServer(id="libfcgi", start=_libfcgi, example="c", transport=Transport.UNIX, death=Death.REPLACED),
-    ApplicationServer(id="perl-fcgi", start=_perl_fcgi, example="perl", transport=Transport.UNIX, death=Death.REPLACED),
+    ApplicationServer(id="libfcgi", start=_libfcgi, transport=Transport.UNIX, death=Death.REPLACED),
+    ApplicationServer(id="perl-fcgi", start=_perl_fcgi, transport=Transport.UNIX, death=Death.REPLACED),
     # Threads of one process.
-    ApplicationServer(id="fcgisgi", start=_fcgisgi, example="python", transport=Transport.UNIX, death=Death.FATAL),
-    ApplicationServer(id="flup", start=_flup, example="python", transport=Transport.UNIX, death=Death.FATAL),
+    ApplicationServer(id="fcgisgi", start=_fcgisgi, transport=Transport.UNIX, death=Death.FATAL),
+    ApplicationServer(id="flup", start=_flup, transport=Transport.UNIX, death=Death.FATAL),
     # One thread of one process. Its responses are those of node's HTTP server, which takes the FastCGI connection for
     # one of HTTP without "Connection: keep-alive", and closes it.
-    ApplicationServer(
-        id="node-fastcgi", start=_node, example="", transport=Transport.TCP, death=Death.FATAL, asked=Asked.CLOSED
-    ),
+    ApplicationServer(id="node-fastcgi", start=_node, transport=Transport.TCP, death=Death.FATAL, asked=Asked.CLOSED),
     # The script is a CGI program, started for each request: its death is the end of its output, like any other end.
     ApplicationServer(
         id="fcgiwrap",
         start=_fcgiwrap,
-        example="perl",
         transport=Transport.TCP,
         death=Death.REPLACED,
         half=Half.COMPLETE,

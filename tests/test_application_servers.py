@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlencode
 
 import pytest
 
 from tests.application_servers import (
+    ROOT,
     SERVERS,
     ApplicationServer,
     Asked,
@@ -43,6 +43,7 @@ from trio_fcgimail.fastcgi import (
     StdoutChunk,
     StreamEnded,
 )
+from trio_fcgimail.mail import get_parameters
 
 HEAD: Final = b"From: author@example.net\r\nTo: info@example.com\r\nSubject: Hello\r\n\r\n"
 SAVE_SECONDS: Final = 1.0
@@ -232,26 +233,18 @@ def ask(sock: socket.socket, conn: ClientConnection, params: Sequence[NameValue]
     return heard
 
 
+def validation(house: House, recipient: str) -> list[NameValue]:
+    """The parameters of a question whether a recipient is wanted."""
+    fields = [("stage", "validate"), ("rcpt_to", recipient)]
+    return get_parameters(house.app.script, fields, hostname="mx.example.com", remote_ip="192.0.2.1")
+
+
 def test_the_connection_is_kept_when_asked_and_closed_when_not(house: House) -> None:
     """By our core alone: one request that asks for the connection, and on the same one another that does not."""
-    query = urlencode({"stage": "validate", "rcpt_to": "info@example.com"})
-    params = {
-        "REQUEST_METHOD": "GET",
-        "SCRIPT_FILENAME": house.app.script,
-        "SCRIPT_NAME": "/x",
-        "REQUEST_URI": f"/x?{query}",
-        "QUERY_STRING": query,
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "SERVER_NAME": "mx.example.com",
-        "SERVER_PORT": "25",
-        "REMOTE_ADDR": "192.0.2.1",
-        "REDIRECT_STATUS": "200",
-    }
-    pairs = [(name.encode(), value.encode()) for name, value in params.items()]
     conn = ClientConnection()
     with house.app.connect() as sock:
         for keep in (True, False) if house.kind.asked is Asked.KEPT else (True,):
-            heard = ask(sock, conn, pairs, keep=keep)
+            heard = ask(sock, conn, validation(house, "info@example.com"), keep=keep)
             assert heard.status is ProtocolStatus.REQUEST_COMPLETE
             assert re.fullmatch(rb"(?:[^\r\n]+\r?\n)*\r?\nPASSED", heard.out)
             assert not heard.err
@@ -260,3 +253,46 @@ def test_the_connection_is_kept_when_asked_and_closed_when_not(house: House) -> 
         while (event := conn.next_event()) is NEED_DATA:
             conn.receive_data(sock.recv(65_536))
         assert event == ConnectionClosed(unfinished=())
+
+
+@pytest.mark.parametrize(
+    "house", [pytest.param(server, id=server.id) for server in SERVERS if server.id == "fcgisgi"], indirect=True
+)
+def test_a_server_that_multiplexes_answers_each_request_by_its_own_id(house: House) -> None:
+    """The only one of them that serves requests side by side; see tests/fastcgi/test_multiplexing.py for our own."""
+    recipients = {7: "info@example.com", 3: "nobody@example.com", 65_535: "postmaster@example.com"}
+    heard = {request_id: Heard() for request_id in recipients}
+    conn = ClientConnection()
+    begun = [
+        conn.begin_request(request_id, params=validation(house, recipient), keep_connection=True)
+        for request_id, recipient in recipients.items()
+    ]
+    with house.app.connect() as sock:
+        sock.sendall(b"".join([*begun, *map(conn.end_stdin, recipients)]))
+        while conn.open_requests:
+            match conn.next_event():
+                case (
+                    StdoutChunk(request_id=number) | StreamEnded(request_id=number) | RequestEnded(request_id=number)
+                ) as event:
+                    heard[number].take(event)
+                case event:
+                    assert event is NEED_DATA, event
+                    conn.receive_data(sock.recv(65_536))
+    assert {number: bytes(one.out).rpartition(b"\r\n\r\n")[2] for number, one in heard.items()} == {
+        7: b"PASSED",
+        3: b"550 5.1.1 no such user",
+        65_535: b"PASSED",
+    }
+
+
+DEATHS: Final = {Death.REPLACED: "is replaced", Death.FATAL: "takes the server with it"}
+CONNECTIONS: Final = {Asked.KEPT: "stays", Asked.CLOSED: "is closed"}
+
+
+def test_the_page_says_how_they_differ() -> None:
+    page = (ROOT / "docs" / "scripts.md").read_text()
+    table = page.partition("\n### Application servers\n")[2].partition("\n|")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [(name, death, connection) for name, _, death, connection in rows] == [
+        (server.id, DEATHS[server.death], CONNECTIONS[server.asked]) for server in SERVERS
+    ]

@@ -21,6 +21,7 @@
 #include <fcgi_stdio.h> /* makes printf, fread, stdin and stderr those of the mail server */
 
 #define MAX_FIELDS 1000 /* the server sends at most 900 */
+#define MAX_OCTETS (1UL << 30) /* of a request; a mail may be escaped to three times its size */
 
 struct field {
     char *name;
@@ -77,9 +78,9 @@ static const char *read_fields(struct request *request)
     char *at, *end;
 
     request->count = 0;
-    request->form = malloc(octets + 1);
+    request->form = octets < MAX_OCTETS ? malloc(octets + 1) : NULL;
     if (!request->form)
-        return "out of memory";
+        return "too large";
     if (!post)
         memcpy(request->form, query, octets);
     else if (fread(request->form, 1, octets, stdin) != octets)

@@ -1,8 +1,8 @@
 <?php
-// The examples, save for some recipients: then what goes wrong in life. FCGIMAIL_EXAMPLE names their folder.
-$example = getenv('FCGIMAIL_EXAMPLE');
+// The examples, save for some recipients: then what goes wrong in life. FCGIMAIL_EXAMPLES names their folder.
+$examples = getenv('FCGIMAIL_EXAMPLES');
 if (($_GET['stage'] ?? '') === 'validate') {
-    require "$example/validate.php";
+    require "$examples/php/validate.php";
     return;
 }
 switch ($_POST['rcpt_to_0']) {
@@ -18,4 +18,4 @@ switch ($_POST['rcpt_to_0']) {
         flush();
         posix_kill(getmypid(), 9);
 }
-require "$example/save.php";
+require "$examples/php/save.php";

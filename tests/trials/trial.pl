@@ -1,9 +1,9 @@
 #!/usr/bin/perl
-# The example, save for some recipients: then what goes wrong in life. FCGIMAIL_EXAMPLE names its folder.
+# The example, save for some recipients: then what goes wrong in life. FCGIMAIL_EXAMPLES names the folder above it.
 use strict;
 use warnings;
 
-require "$ENV{FCGIMAIL_EXAMPLE}/handler.pl";
+require "$ENV{FCGIMAIL_EXAMPLES}/perl/handler.pl";
 
 my $answer = \&main::answer;
 my %trials = (
