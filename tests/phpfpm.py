@@ -300,6 +300,7 @@ def call_script(
     *,
     get: Mapping[str, str] | str = "",
     post: Mapping[str, str | bytes] | bytes | None = None,
+    content_type: str = "application/x-www-form-urlencoded",
     keep: int | None = None,
 ) -> Answer:
     """Make one FastCGI request and read its answer; blocks.
@@ -309,6 +310,7 @@ def call_script(
         script: Absolute path of the script.
         get: The query string, or its fields.
         post: The urlencoded form, or its fields; None for a GET request.
+        content_type: Of what is posted.
         keep: Of the body, send only this many octets, but declare them all, and send no more after them; None for
             a whole body.
     """
@@ -318,7 +320,7 @@ def call_script(
         "REQUEST_METHOD": "GET" if post is None else "POST",
         "QUERY_STRING": get if isinstance(get, str) else urlencode(get),
         "CONTENT_LENGTH": "" if post is None else str(len(form)),
-        "CONTENT_TYPE": "" if post is None else "application/x-www-form-urlencoded",
+        "CONTENT_TYPE": "" if post is None else content_type,
     }
     begin = _record(_BEGIN, struct.pack(">HB5x", 1, 0))
     body = _stream(_STDIN, form) if keep is None else _record(_STDIN, form[:keep])

@@ -34,12 +34,13 @@ from trio_fcgimail.config.rules import (
     text,
     whole,
 )
-from trio_fcgimail.mail import BodyLines, Unexpected
+from trio_fcgimail.mail import BodyKind, BodyLines, Unexpected
 from trio_fcgimail.smtp import BareNewline, Extension
 
 __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
+    "BodyKind",
     "BodyLines",
     "Extension",
     "FastcgiSettings",
@@ -188,12 +189,13 @@ class FastcgiSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptSettings:
-    """`[scripts]`; without `validate` every recipient of the allowed hosts is taken."""
+    """`[scripts]`; without `validate` every recipient of the allowed hosts is taken. `line_ends` is of a form only."""
 
     validate: Annotated[str | None, optional(_SCRIPT, "", '"" for none')] = None
     validate_seconds: Annotated[float, seconds()] = 5.0
     save: Annotated[str, _SCRIPT]
     save_seconds: Annotated[float, seconds()] = 30.0
+    body: Annotated[BodyKind, one_of(BodyKind)] = BodyKind.FORM
     line_ends: Annotated[BodyLines, one_of(BodyLines)] = BodyLines.LF
     unexpected_output: Annotated[Unexpected, one_of(Unexpected)] = Unexpected.TEMPFAIL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, final
@@ -11,6 +12,7 @@ import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
+    BOUNDARY_RANDOM_OCTETS,
     Answer,
     Envelope,
     Meaning,
@@ -89,9 +91,16 @@ class Scripts:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
         envelope = message.envelope
-        body = message.form()
+        asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
+        body = message.body(asked)
         parameters = post_parameters(
-            self._scripts.save, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip
+            self._scripts.save,
+            body.octets,
+            hostname=self._hostname,
+            remote_ip=envelope.session.peer.ip,
+            fields=asked.query,
+            content_type=asked.content_type,
+            more=asked.parameters,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
