@@ -8,8 +8,10 @@ Use it as a fixture::
 """
 
 import contextlib
+import grp
 import os
 import pwd
+import re
 import select
 import shutil
 import signal
@@ -114,6 +116,7 @@ class PhpFpm:
         request_terminate_timeout: float = 0,
         env: Mapping[str, str] | None = None,
         pool: str = "",
+        sample: str | None = None,
     ) -> None:
         """Prepare it; entering the context starts it.
 
@@ -123,6 +126,7 @@ class PhpFpm:
             request_terminate_timeout: Seconds until a running script is killed; 0 for never.
             env: Further environment, which scripts see with getenv().
             pool: Further lines for the pool's section.
+            sample: Text of a whole pool file to use instead of all these, but for its socket, user and group.
         """
         self._program = require_php()
         self._folder = Path(tempfile.mkdtemp(prefix="fcgimail-fpm-"))
@@ -145,25 +149,22 @@ class PhpFpm:
             "opcache.enable": "0",
         } | dict(ini or {})
         user = script_user()
-        self._configuration = "\n".join(
-            [
-                "[global]",
-                "daemonize = no",
-                f"error_log = {self._log}",
-                "[test]",
-                f"listen = {self.socket_path}",
-                "listen.mode = 0666",
-                *([] if user is None else [f"user = {user}", f"group = {pwd.getpwnam(user).pw_gid}"]),
-                "pm = static",
-                f"pm.max_children = {children}",
-                f"request_terminate_timeout = {request_terminate_timeout:g}s",
-                "catch_workers_output = yes",
-                "clear_env = no",
-                *(f"php_admin_value[{name}] = {value}" for name, value in settings.items()),
-                pool,
-                "",
-            ]
-        )
+        head = ["[global]", "daemonize = no", f"error_log = {self._log}"]
+        own = [
+            "[test]",
+            f"listen = {self.socket_path}",
+            "listen.mode = 0666",
+            *([] if user is None else [f"user = {user}", f"group = {pwd.getpwnam(user).pw_gid}"]),
+            "pm = static",
+            f"pm.max_children = {children}",
+            f"request_terminate_timeout = {request_terminate_timeout:g}s",
+            "catch_workers_output = yes",
+            "clear_env = no",
+            *(f"php_admin_value[{name}] = {value}" for name, value in settings.items()),
+            pool,
+            "",
+        ]
+        self._configuration = "\n".join(head + (own if sample is None else [_as_ours(sample, user, self.socket_path)]))
         self._env = os.environ | dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -243,6 +244,16 @@ class PhpFpm:
         """SIGKILL one of the workers."""
         assert pid in self.child_pids(), f"{pid} is no worker of this php-fpm"
         os.kill(pid, signal.SIGKILL)
+
+
+def _as_ours(sample: str, user: str | None, socket_path: Path) -> str:
+    """A pool file with a socket, a user and a group that there are here."""
+    account = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
+    text = re.sub(r"(?m)^((?:listen\.)?group) = .*$", rf"\1 = {grp.getgrgid(account.pw_gid).gr_name}", sample)
+    text = re.sub(r"(?m)^(user|listen\.owner) = .*$", rf"\1 = {account.pw_name}", text)
+    text, found = re.subn(r"(?m)^listen = .*$", f"listen = {socket_path}", text)
+    assert found == 1, "a sample of one pool has one listen line"
+    return text
 
 
 def php_fpm(
