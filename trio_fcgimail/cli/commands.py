@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,16 @@ def read_settings(path: Path) -> Settings:
         raise BadConfiguration(exc) from exc
 
 
+def _reader(path: Path) -> Callable[[], Settings]:
+    """What reads a file, now and again: at first its faults are for the user, later for the log.
+
+    Raises:
+        BadConfiguration: it has some now.
+    """
+    first = [read_settings(path)]
+    return lambda: first.pop() if first else load_settings(path, default_hostname=default_hostname())
+
+
 def main() -> None:
     """Run a command and exit with its code."""
     cli(prog_name="trio_fcgimail")
@@ -86,7 +97,7 @@ def cli(ctx: click.Context) -> None:
         return
     path = find_configuration(Path.cwd())
     if path is not None:
-        sys.exit(run_server(read_settings(path)))
+        sys.exit(run_server(_reader(path)))
     console = rich.console.Console(highlight=False)
     sys.exit(
         trio.run(
@@ -141,7 +152,7 @@ def serve(
     """
     if save is None:
         _refuse_options_of_save(ctx)
-        sys.exit(run_server(read_settings(config or _configuration_here())))
+        sys.exit(run_server(_reader(config or _configuration_here())))
     if config is not None:
         raise click.UsageError("--config and --save exclude each other: the file names its own scripts.")
     if fastcgi is not None and php_user is not None:
@@ -159,7 +170,7 @@ def serve(
         settings = _without_upstream(settings_with) if fastcgi is None else settings_with(upstream=fastcgi)
     except ConfigErrors as exc:
         raise BadConfiguration(exc) from exc
-    sys.exit(_serve_with_own_php(settings, php_user) if fastcgi is None else run_server(settings))
+    sys.exit(_serve_with_own_php(settings, php_user) if fastcgi is None else run_server(lambda: settings))
 
 
 def _without_upstream(settings_with: partial[Settings]) -> Settings:
@@ -175,7 +186,7 @@ def _serve_with_own_php(settings: Settings, user: str | None) -> int:
     if program is None:
         raise Failure(PHP_MISSING)
     scripts = [Path(script) for script in (settings.scripts.save, settings.scripts.validate) if script is not None]
-    return run_server(settings, OwnPhp(program, scripts, user))
+    return run_server(lambda: settings, OwnPhp(program, scripts, user))
 
 
 def _refuse_options_of_save(ctx: click.Context) -> None:

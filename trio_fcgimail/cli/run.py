@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -14,7 +15,7 @@ import trio
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import Settings, UnixAddress
-from trio_fcgimail.server import Ending, ListenError, LogFile, LogObserver, Server, make_log, stop_at_signals
+from trio_fcgimail.server import Ending, ListenError, LogFile, RightsError, Supervisor, make_log, stop_at_signals
 from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
 
 
@@ -43,9 +44,9 @@ class _Run:
 
     def __init__(self, start: trio.CancelScope) -> None:
         self._start = start
-        self._server: Server | None = None
+        self._server: Supervisor | None = None
 
-    def begin(self, server: Server) -> None:
+    def begin(self, server: Supervisor) -> None:
         """The start is over."""
         self._server = server
 
@@ -63,17 +64,27 @@ class _Run:
         if self._server is not None:  # a start that is stopped is as good as cut
             self._server.cut()
 
+    def reload(self) -> None:
+        if self._server is not None:  # a start has read the settings just now
+            self._server.reload()
 
-def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
+    def reopen_logs(self) -> None:
+        if self._server is not None:
+            self._server.reopen_logs()
+
+
+def run_server(read: Callable[[], Settings], php: OwnPhp | None = None) -> int:
     """Serve until a signal says stop; returns the exit code.
 
     Args:
-        settings: with a PHP of our own they name no upstream: its socket becomes the one.
+        read: gives the settings, and gives them anew for a reload. Raises ConfigErrors, which come out of the first
+            call. With a PHP of our own they name no upstream: its socket becomes the one.
         php: to be started before.
 
     Raises:
         Failure: it could not be started, or PHP could not, or a signal came before it was.
     """
+    settings = read()
     try:
         file = LogFile(settings.log.file)
     except OSError as exc:
@@ -81,8 +92,8 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
     problems: list[str] = []
     ending: Ending | None = None
     try:
-        ending = trio.run(_serve, settings, file, php)
-    except* (ListenError, PhpError) as group:
+        ending = trio.run(_serve, settings, read, file, php)
+    except* (ListenError, RightsError, PhpError) as group:
         problems = [str(exc) for exc in _leaves(group)]
     finally:
         file.close()
@@ -93,25 +104,25 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
     return RAN_AND_FAILED if ending is Ending.CUT else 0
 
 
-async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Ending | None:
+async def _serve(settings: Settings, read: Callable[[], Settings], file: LogFile, php: OwnPhp | None) -> Ending | None:
     """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
 
     Returns:
         None when a signal ended the start.
     """
     log = make_log(settings.log, file)
-    if os.geteuid() == 0:
-        log.warning("serving as root; run it as a user of its own")
+    if os.geteuid() == 0 and settings.user is None:
+        log.warning("serving as root; set user, or start it as a user of its own")
     if (shortage := find_shortage(settings, raise_limit())) is not None:
         log.warning("too few file descriptors", problem=shortage)
     ending: Ending | None = None
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
             run = _Run(inner.cancel_scope)
-            await outer.start(stop_at_signals, run, log, file)
-            if php is not None:
-                settings = _with_upstream(settings, await inner.start(_run_php, php, settings, log))
-            server = Server(settings, log=log, observers=[LogObserver(log)])
+            await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
+            path = None if php is None else await inner.start(_run_php, php, settings, log)
+            complete = partial(_with_upstream, path=path)
+            server = Supervisor(complete(settings), log=log, reread=lambda: complete(read()))
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
@@ -138,7 +149,10 @@ async def _run_php(
     )
 
 
-def _with_upstream(settings: Settings, path: Path) -> Settings:
+def _with_upstream(settings: Settings, path: Path | None) -> Settings:
+    """The settings with the socket of a PHP of our own, if there is one."""
+    if path is None:
+        return settings
     return replace(settings, fastcgi=replace(settings.fastcgi, upstreams=(UnixAddress(str(path)),)))
 
 

@@ -57,9 +57,6 @@ _EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSI
 _RATE = "limits per minute"
 
 _ROWS: Final = (
-    _off("workers", 1, "1", "several processes"),
-    _off("user", "", '""', "changing the user"),
-    _off("group", "", '""', "changing the group"),
     NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
     NotYet("listeners.extensions", _names_no_later_extension, _text(_EXTENSIONS_TEXT, "these")),
     _off("listeners.proxy_protocol_from", [], "[]", "the PROXY protocol"),

@@ -4,6 +4,7 @@ The fields drive the reader: a field's name is its key, its default is what an a
 the key required, and its annotation says what the key takes.
 """
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -60,6 +61,7 @@ __all__ = [
 DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Commands"
 
 _MAX_LISTENERS = 64  # ours
+_MAX_WORKERS = 256  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
 _MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
 _MAX_CONNECTIONS = 10_000  # ours: more children than any php-fpm has
@@ -119,6 +121,13 @@ def _hosts(expected: str, fewest: int) -> Items:
     return Items(lambda entry: HostList.parse([entry]), HostList.parse, expected, _HOST_ENTRY, fewest)
 
 
+def _workers(value: object) -> int:
+    if value == "auto":
+        return os.cpu_count() or 1
+    count: int = msgspec.convert(value, Annotated[int, msgspec.Meta(ge=1, le=_MAX_WORKERS)])
+    return count
+
+
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
@@ -140,6 +149,9 @@ _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail
 _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
+_WORKERS = Rule(_workers, f'a whole number from 1 to {_MAX_WORKERS}, or "auto" for one per core')
+_USER = optional(text(lambda name: file_path(name).name, "the name of a user"), "", '"" to stay who we are')
+_OWN_GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for the user\'s own')
 _LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
 
 
@@ -251,6 +263,9 @@ class Settings:
     hostname: Annotated[str, _DOMAIN]
     allowed_hosts: Annotated[HostList, _hosts("a list of recipient domains, not empty", 1)]
     null_mx_hosts: Annotated[HostList, _hosts("a list of recipient domains", 0)] = _NO_HOSTS
+    workers: Annotated[int, _WORKERS] = 1
+    user: Annotated[str | None, _USER] = None
+    group: Annotated[str | None, _OWN_GROUP] = None
     drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
     listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (
         ListenerSettings(address=DEFAULT_LISTEN),

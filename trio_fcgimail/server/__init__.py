@@ -8,6 +8,7 @@ from trio_fcgimail.server.gateway import MailReport, Observer
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.signals import stop_at_signals
+from trio_fcgimail.server.workers import RightsError, Supervisor
 
 __all__ = [
     "Ending",
@@ -16,7 +17,9 @@ __all__ = [
     "LogObserver",
     "MailReport",
     "Observer",
+    "RightsError",
     "Server",
+    "Supervisor",
     "make_log",
     "stop_at_signals",
 ]
