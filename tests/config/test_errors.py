@@ -6,6 +6,7 @@ from tests.config.support import error_lines
 from trio_fcgimail.config import ConfigError, ConfigErrors, read_document
 
 _SECONDS = "a number of seconds above 0 and up to 86400"
+_WORKERS = 'a whole number from 1 to 256, or "auto" for one per core'
 _COUNT = "a whole number from 1 to 1000000000, or 0 for none"
 _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
@@ -93,6 +94,14 @@ REFUSED = [
         _TCP + 'accepts_mail = "no"',
         'listeners[0].accepts_mail: found "no", expected true or false',
         why="mail-as-text",
+    ),
+    *(
+        _case(f"workers = {value}", f"workers: found {value}, expected {_WORKERS}", why=why)
+        for value, why in (("0", "no-workers"), ("257", "many-workers"), ("true", "workers-bool"), ('"2"', "a-word"))
+    ),
+    _case("user = 0", 'user: found 0, expected the name of a user, or "" to stay who we are', why="user-by-number"),
+    _case(
+        "group = 0", 'group: found 0, expected the name of a group, or "" for the user\'s own', why="group-by-number"
     ),
     _case("[limits]\nrecipients = true", f"limits.recipients: found true, expected {_COUNT}", why="bool-is-no-int"),
     _case("[limits]\nrecipients = false", f"limits.recipients: found false, expected {_COUNT}", why="false-is-no-0"),
@@ -224,11 +233,6 @@ def _later(text: str, key: str, found: str, expected: str) -> object:
 _LATER_KEYWORDS = "AUTH, REQUIRETLS, STARTTLS, XCLIENT"
 
 LATER = [
-    _later("workers = 2", "workers", "2", "1 (several processes"),
-    _later("workers = true", "workers", "true", "1 (several processes"),
-    _later('workers = "auto"', "workers", '"auto"', "1 (several processes"),
-    _later('user = "mail"', "user", '"mail"', '"" (changing the user'),
-    _later('group = "mail"', "group", '"mail"', '"" (changing the group'),
     _later(
         '[[listeners]]\naddress = "systemd:smtp"',
         "listeners[0].address",

@@ -128,6 +128,12 @@ def _workers(value: object) -> int:
     return count
 
 
+def _account(name: str) -> str:
+    if not name or not name.isprintable() or any(char in name for char in " :/"):  # passwd(5), group(5)
+        raise ValueError("not the name of an account")
+    return name
+
+
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
@@ -150,8 +156,8 @@ _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
 _WORKERS = Rule(_workers, f'a whole number from 1 to {_MAX_WORKERS}, or "auto" for one per core')
-_USER = optional(text(lambda name: file_path(name).name, "the name of a user"), "", '"" to stay who we are')
-_OWN_GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for the user\'s own')
+_USER = optional(text(_account, "the name of a user"), "", '"" to stay who we are')
+_OWN_GROUP = optional(text(_account, "the name of a group"), "", '"" for the user\'s own')
 _LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
 
 

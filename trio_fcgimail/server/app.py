@@ -108,7 +108,7 @@ class Server:
         self._sessions: set[Session] = set()
         self._connections_by_ip: Counter[str] = Counter()
         self._polite_refusals = 0
-        self._drain = Drain.STOPPING
+        self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -120,16 +120,22 @@ class Server:
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
-        self._stopping.set()
+        self._begin_to_end(Drain.STOPPING)
 
     def retire(self) -> None:
-        """Begin to end, as others serve from now on: like ``stop``, but each client may end its first mail."""
-        self._drain = Drain.RETIRING
+        """Begin to end, as others serve from now on: like ``stop``, but each client has its first transaction."""
+        self._begin_to_end(Drain.RETIRING)
+
+    def _begin_to_end(self, drain: Drain) -> None:
+        if self._drain is not Drain.STOPPING:  # who stops does not come to retire
+            self._drain = drain
         self._stopping.set()
+        for session in self._sessions:
+            session.drain(self._drain)
 
     def cut(self) -> None:
         """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
-        self._stopping.set()
+        self.stop()
         self._cutting.set()
 
     async def run(
@@ -174,8 +180,6 @@ class Server:
             async with trio.open_nursery() as ending:
                 async with trio.open_nursery() as connections:
                     await self._accept(ways, connections, at_stop)
-                    for session in self._sessions:
-                        session.drain(self._drain)
                     ending.start_soon(self._cut_in_time)
                 ending.cancel_scope.cancel()
         return self._ending
@@ -211,8 +215,7 @@ class Server:
             await self._refuse(stream, peer, entrance, refusal)
             return
         session = Session(stream, peer, entrance, self._gateway)
-        if self.is_stopping:
-            session.drain(self._drain)
+        session.drain(self._drain)
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
         try:
@@ -245,7 +248,7 @@ class Server:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
         if not listener.accepts_mail:  # which holds whatever else does
             return catalogue.HOST_TAKES_NO_MAIL
-        if self.is_stopping and self._drain is Drain.STOPPING:  # accepted before, begun after the others were told
+        if self._drain is Drain.STOPPING:  # accepted before, begun after the others were told
             return catalogue.SHUTTING_DOWN
         limits = self._settings.limits
         if limits.connections is not None and len(self._sessions) >= limits.connections:

@@ -45,7 +45,7 @@ class Drain(Enum):
     """Why, and how soon, a session is to end between two mails."""
 
     NO = "it is not"
-    RETIRING = "others serve from now on: after its first mail"
+    RETIRING = "others serve from now on: once its first transaction is over"
     STOPPING = "nobody does: at its next command"
 
 
@@ -83,7 +83,7 @@ class Session:
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
         self._drain = Drain.NO
-        self._mails = 0  # that came to their end
+        self._transactions = 0  # that came to their end
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._command_due: float | None = None  # while a command is waited for
@@ -99,7 +99,7 @@ class Session:
     def drain(self, drain: Drain) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
         self._drain = drain
-        if self._idle_scope is not None:
+        if self._idle_scope is not None and self._is_to_end:
             self._idle_scope.deadline = min(self._idle_scope.deadline, trio.current_time() + DRAIN_IDLE_SECONDS)
 
     @property
@@ -108,7 +108,7 @@ class Session:
             case Drain.NO:
                 return False
             case Drain.RETIRING:
-                return self._mails > 0 and not self._conn.in_transaction
+                return self._transactions > 0 and not self._conn.in_transaction
             case Drain.STOPPING:
                 return not self._conn.in_transaction
             case _:
@@ -201,6 +201,8 @@ class Session:
             case smtp.TransactionReset(to_send=to_send):
                 self._forget_mail()
                 self._outlet.say(to_send)
+            case smtp.CommandAnswered() if self._is_to_end and self._conn.state is not smtp.State.CLOSED:
+                self._close(catalogue.SHUTTING_DOWN)  # instead of the 250 to NOOP, which was not said yet
             case smtp.CommandAnswered(to_send=to_send):
                 self._outlet.say(to_send)
             case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
@@ -371,7 +373,7 @@ class Session:
                 self._log.exception("observer failed", queue_id=self._queue_id)
 
     def _forget_mail(self) -> None:
-        self._mails += self._message is not None
+        self._transactions += self._draft is not None
         self._draft = None
         self._pace = None
         self._drop_message()
@@ -415,8 +417,7 @@ class Session:
         with trio.move_on_after(seconds) as scope:
             if not self._conn.in_transaction:
                 self._idle_scope = scope
-                if self._drain is not Drain.NO:
-                    self.drain(self._drain)
+                self.drain(self._drain)
             try:
                 data = await self._stream.receive_some(_RECEIVE_OCTETS)
             except trio.BrokenResourceError:
@@ -424,7 +425,7 @@ class Session:
             finally:
                 self._idle_scope = None
         if scope.cancelled_caught:
-            self._close(catalogue.TIMED_OUT if self._drain is Drain.NO else catalogue.SHUTTING_DOWN)
+            self._close(catalogue.SHUTTING_DOWN if self._is_to_end else catalogue.TIMED_OUT)
         else:
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
