@@ -11,7 +11,7 @@ _COUNT = "a whole number from 1 to 1000000000, or 0 for none"
 _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
 _HOST = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
-_LISTEN = '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)'
+_LISTEN = '"127.0.0.1:2525", "[::1]:2525", "unix:/PATH" (at most 107 octets) or "systemd:NAME"'
 _KEYWORDS = (
     '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
     '"DSN", "LIMITS"; BINARYMIME only beside CHUNKING'
@@ -233,12 +233,6 @@ def _later(text: str, key: str, found: str, expected: str) -> object:
 _LATER_KEYWORDS = "AUTH, REQUIRETLS, STARTTLS, XCLIENT"
 
 LATER = [
-    _later(
-        '[[listeners]]\naddress = "systemd:smtp"',
-        "listeners[0].address",
-        '"systemd:smtp"',
-        '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
-    ),
     _later(_TCP + 'tls = "starttls"', "listeners[0].tls", '"starttls"', '"none" (TLS'),
     _later(_TCP + 'tls = "implicit"', "listeners[0].tls", '"implicit"', '"none" (TLS'),
     _later(_TCP + "tls = false", "listeners[0].tls", "false", '"none" (TLS'),

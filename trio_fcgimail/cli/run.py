@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,18 @@ import trio
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import Settings, UnixAddress
-from trio_fcgimail.server import Ending, ListenError, LogFile, RightsError, Supervisor, make_log, stop_at_signals
+from trio_fcgimail.server import (
+    Ending,
+    ListenError,
+    LogFile,
+    Notifier,
+    RightsError,
+    Supervisor,
+    make_log,
+    stop_at_signals,
+    take_sockets,
+)
+from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
 
 
@@ -94,7 +105,7 @@ def run_server(read: Callable[[], Settings], php: OwnPhp | None = None) -> int:
     try:
         ending = trio.run(_serve, settings, read, file, php)
     except* (ListenError, RightsError, PhpError) as group:
-        problems = [str(exc) for exc in _leaves(group)]
+        problems = [str(exc) for exc in leaves(group)]
     finally:
         file.close()
     if problems:
@@ -110,6 +121,8 @@ async def _serve(settings: Settings, read: Callable[[], Settings], file: LogFile
     Returns:
         None when a signal ended the start.
     """
+    handed = take_sockets(os.environ)  # before anything is started that would inherit them
+    notifier = Notifier.from_environment(os.environ)
     log = make_log(settings.log, file)
     if os.geteuid() == 0 and settings.user is None:
         log.warning("serving as root; set user, or start it as a user of its own")
@@ -122,7 +135,13 @@ async def _serve(settings: Settings, read: Callable[[], Settings], file: LogFile
             await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
             path = None if php is None else await inner.start(_run_php, php, settings, log)
             complete = partial(_with_upstream, path=path)
-            server = Supervisor(complete(settings), log=log, reread=lambda: complete(read()))
+            server = Supervisor(
+                complete(settings),
+                log=log,
+                reread=lambda: complete(read()),
+                handed=handed,
+                notifier=notifier,
+            )
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
@@ -154,11 +173,3 @@ def _with_upstream(settings: Settings, path: Path | None) -> Settings:
     if path is None:
         return settings
     return replace(settings, fastcgi=replace(settings.fastcgi, upstreams=(UnixAddress(str(path)),)))
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    for exc in group.exceptions:
-        if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
-        else:
-            yield exc

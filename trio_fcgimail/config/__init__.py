@@ -5,7 +5,9 @@
 """
 
 from trio_fcgimail.config.addresses import (
+    BoundAddress,
     ListenAddress,
+    SystemdAddress,
     TcpAddress,
     UnixAddress,
     UpstreamAddress,
@@ -41,6 +43,7 @@ __all__ = [
     "BareNewline",
     "BodyKind",
     "BodyLines",
+    "BoundAddress",
     "ConfigError",
     "ConfigErrors",
     "Extension",
@@ -56,6 +59,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "SystemdAddress",
     "TcpAddress",
     "TlsMode",
     "Unexpected",

@@ -45,10 +45,6 @@ def _names_no_later_extension(value: object) -> bool:
     return not any(isinstance(name, str) and name.upper() in _LATER_EXTENSIONS for name in value)
 
 
-def _is_no_systemd_name(value: object) -> bool:
-    return not (isinstance(value, str) and value.startswith("systemd:"))
-
-
 def _has_at_most_one(value: object) -> bool:
     return not (isinstance(value, list) and len(value) > 1)
 
@@ -57,7 +53,6 @@ _EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSI
 _RATE = "limits per minute"
 
 _ROWS: Final = (
-    NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
     NotYet("listeners.extensions", _names_no_later_extension, _text(_EXTENSIONS_TEXT, "these")),
     _off("listeners.proxy_protocol_from", [], "[]", "the PROXY protocol"),
     _off("listeners.xclient_from", [], "[]", "XCLIENT"),

@@ -141,7 +141,9 @@ def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
 _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
 _HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
 _NO_HOSTS = HostList.parse(())
-_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)')
+_LISTEN = text(
+    parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "unix:/PATH" (at most 107 octets) or "systemd:NAME"'
+)
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
 _GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')

@@ -28,7 +28,7 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TlsMode
+from trio_fcgimail.config import BoundAddress, ListenerSettings, Settings, TlsMode
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.gateway import Gateway, Observer
@@ -138,9 +138,7 @@ class Server:
         self.stop()
         self._cutting.set()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
-    ) -> Ending:
+    async def run(self, *, task_status: trio.TaskStatus[tuple[BoundAddress, ...]] = trio.TASK_STATUS_IGNORED) -> Ending:
         """Listen and serve until stopped.
 
         Args:

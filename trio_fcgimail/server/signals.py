@@ -40,14 +40,14 @@ async def stop_at_signals(
 ) -> None:
     """Act on signals until cancelled: INT, TERM, QUIT and HUP drain, once more they cut; USR1 opens the log file anew.
 
-    HUP, a closed terminal, is left alone when it was ignored before, as under nohup.
+    HUP, where it is no more than a closed terminal, is left alone when it was ignored before, as under nohup.
 
     Args:
         hangup: what HUP does, if it is not to drain.
         reopened: called when the log file was opened anew.
     """
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if hangup is not None or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals:
         task_status.started()

@@ -15,24 +15,30 @@ _RECEIVE_OCTETS: Final = 65_536
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """The first message to a child.
+    """The first message to a child: what it is to serve, once it is told to begin.
 
     Args:
         settings: pickled; only a parent of the same program is ever at the other end.
         sockets: the file descriptors of each listener, in the order of the settings.
+        files: the certificates and keys by their paths, as they were when the settings were read.
         uid: whom to become, with ``gid`` and ``user``; None to stay.
     """
 
     number: int
     settings: bytes
     sockets: list[list[int]]
+    files: dict[str, bytes]
     uid: int | None = None
     gid: int | None = None
     user: str | None = None
 
 
+class Begin(msgspec.Struct, tag=True, frozen=True):
+    """All others of your generation are ready as well: accept."""
+
+
 class Retire(msgspec.Struct, tag=True, frozen=True):
-    """Others take over: accept no more, and let each client end its first mail."""
+    """Others take over: accept no more, and let each client have its first transaction."""
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
@@ -47,8 +53,12 @@ class Reopen(msgspec.Struct, tag=True, frozen=True):
     """The log file was moved away."""
 
 
+class Ping(msgspec.Struct, tag=True, frozen=True):
+    """Say that you live."""
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The child accepts connections."""
+    """The child has all that it needs."""
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -57,8 +67,12 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     problem: str
 
 
-ToChild = Start | Retire | Stop | Cut | Reopen
-ToParent = Ready | Failed
+class Pong(msgspec.Struct, tag=True, frozen=True):
+    """The child lives: its loop runs."""
+
+
+ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping
+ToParent = Ready | Failed | Pong
 
 _Message = TypeVar("_Message")
 
@@ -69,48 +83,70 @@ class Channel:
 
     Args:
         stream: owned from here on.
+        max_octets: of a message that is received.
     """
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, max_octets: int = MAX_MESSAGE_OCTETS) -> None:
         self._stream = stream
+        self._max_octets = max_octets
         self._encoder = msgspec.msgpack.Encoder()
-        self._buffer = bytearray()
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._posted = trio.Event()
         self._sending = trio.Lock()
 
-    async def send(self, message: ToChild | ToParent) -> None:
-        """Send one message; to nobody, when the other side is gone."""
+    def post(self, message: ToChild | ToParent) -> None:
+        """Have one message sent by ``write_out``, without waiting for the other side to read."""
         data = self._encoder.encode(message)
+        self._unsent += _LENGTH.pack(len(data)) + data
+        self._posted.set()
+
+    async def write_out(self) -> None:
+        """Send what is posted, until cancelled."""
+        while True:
+            await self._posted.wait()
+            self._posted = trio.Event()
+            await self._flush()
+
+    async def send(self, message: ToChild | ToParent) -> None:
+        """Send one message, and those posted before it; to nobody, when the other side is gone."""
+        self.post(message)
+        await self._flush()
+
+    async def _flush(self) -> None:
         async with self._sending:
+            data = bytes(self._unsent)
+            self._unsent.clear()
             # Whoever waits for an answer learns from receive() that nobody is there.
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_all(_LENGTH.pack(len(data)) + data)
+                await self._stream.send_all(data)
 
     async def receive(self, decoder: msgspec.msgpack.Decoder[_Message]) -> _Message | None:
         """The next message, or None when the other side is gone.
 
         Raises:
-            msgspec.ValidationError: it is none of the expected ones.
+            msgspec.DecodeError: it is none of the expected ones.
         """
         head = await self._exactly(_LENGTH.size)
         if head is None:
             return None
         (octets,) = _LENGTH.unpack(head)
-        if octets > MAX_MESSAGE_OCTETS:
-            raise msgspec.ValidationError(f"a message of {octets} octets")
+        if octets > self._max_octets:
+            raise msgspec.DecodeError(f"a message of {octets} octets")
         data = await self._exactly(octets)
         return None if data is None else decoder.decode(data)
 
     async def _exactly(self, octets: int) -> bytes | None:
-        while len(self._buffer) < octets:
+        while len(self._received) < octets:
             try:
                 data = await self._stream.receive_some(_RECEIVE_OCTETS)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return None
             if not data:
                 return None
-            self._buffer += data
-        taken = bytes(self._buffer[:octets])
-        del self._buffer[:octets]
+            self._received += data
+        taken = bytes(self._received[:octets])
+        del self._received[:octets]
         return taken
 
     async def aclose(self) -> None:

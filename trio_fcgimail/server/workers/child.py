@@ -3,9 +3,10 @@
 The nursery tree::
 
     _serve (nursery)
-    ├── _obey           reads the parent's messages; the parent's end is the server's stop
-    ├── _stop_at_term   a signal to this process alone
-    └── Server.run      see trio_fcgimail.server.app
+    ├── _obey               reads the parent's messages; the parent's end is the server's stop
+    ├── Channel.write_out   sends ours
+    ├── _stop_at_term       a signal to this process alone
+    └── Server.serve        once told to begin; see trio_fcgimail.server.app
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pickle
 import signal
 import socket
 import sys
-from typing import Final, assert_never
+from dataclasses import replace
+from typing import Final, assert_never, final
 
 import msgspec
 import structlog.typing
@@ -23,13 +25,29 @@ import trio
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.app import Ending, Server
+from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
-from trio_fcgimail.server.workers.channel import Channel, Cut, Failed, Ready, Reopen, Retire, Start, Stop, ToChild
+from trio_fcgimail.server.workers.certificates import files_in_memory
+from trio_fcgimail.server.workers.channel import (
+    Begin,
+    Channel,
+    Cut,
+    Failed,
+    Ping,
+    Pong,
+    Ready,
+    Reopen,
+    Retire,
+    Start,
+    Stop,
+    ToChild,
+)
 from trio_fcgimail.server.workers.rights import Identity, become
 
 EXIT_CUT: Final = 3  # sessions were cut; 0 is for a drained server, 1 for a failure
-_LEFT_TO_THE_PARENT: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_LEFT_TO_THE_PARENT: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 _DECODER: Final = msgspec.msgpack.Decoder(ToChild)
 
 
@@ -43,39 +61,52 @@ def main() -> None:
 async def _main(descriptor: int) -> int:
     os.set_inheritable(descriptor, False)
     channel = Channel(trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor))))
-    start = await channel.receive(_DECODER)
-    if not isinstance(start, Start):
-        return 1
-    settings = pickle.loads(start.settings)  # noqa: S301 - from our own parent, over a private socket pair
-    assert isinstance(settings, Settings)
     try:
-        return await _serve(settings, start, channel)
+        start = await channel.receive(_DECODER)
+        if isinstance(start, Start):
+            return await _serve(start, channel)
     except* (ListenError, OSError) as group:
-        await channel.send(Failed("; ".join(map(str, group.exceptions))))
+        await channel.send(Failed("; ".join(map(str, leaves(group)))))
+    finally:
+        await channel.aclose()
     return 1
 
 
-async def _serve(settings: Settings, start: Start, channel: Channel) -> int:
+async def _serve(start: Start, channel: Channel) -> int:
+    settings = pickle.loads(start.settings)  # noqa: S301 - from our own parent, over a private socket pair
+    assert isinstance(settings, Settings)
     file = LogFile(settings.log.file)
     log = make_log(settings.log, file)
     if settings.workers > 1:
         log = log.bind(worker=start.number)
     server = Server(settings, log=log, observers=[LogObserver(log)])
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
-    ending = Ending.CUT
+    ending = Ending.DRAINED
     try:
-        entrances = server.open_entrances()
+        entrances = _open_entrances(settings, start)
         if start.uid is not None and start.gid is not None:
             become(Identity(start.uid, start.gid, start.user))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, channel, server, file, log)
+            orders = _Orders(channel, server, file, log)
+            nursery.start_soon(orders.obey)
+            nursery.start_soon(channel.write_out)
             await nursery.start(_stop_at_term, server)
-            nursery.start_soon(channel.send, Ready())
-            ending = await server.serve(list(zip(entrances, sockets, strict=True)))
+            channel.post(Ready())
+            await orders.begun.wait()
+            if not server.is_stopping:
+                ending = await server.serve(list(zip(entrances, sockets, strict=True)))
             nursery.cancel_scope.cancel()
     finally:
+        for listener in (one for several in sockets for one in several):
+            listener.socket.close()
         file.close()
     return EXIT_CUT if ending is Ending.CUT else 0
+
+
+def _open_entrances(settings: Settings, start: Start) -> list[Entrance]:
+    with files_in_memory(settings, start.files) as moved:
+        pairs = zip(settings.listeners, moved.listeners, strict=True)
+        return [replace(open_entrance(moved, there), settings=listener) for listener, there in pairs]
 
 
 def _inherit(descriptor: int) -> trio.SocketListener:
@@ -85,27 +116,54 @@ def _inherit(descriptor: int) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
-async def _obey(channel: Channel, server: Server, file: LogFile, log: structlog.typing.FilteringBoundLogger) -> None:
-    while True:
-        match await channel.receive(_DECODER):
-            case None:
-                log.error("the parent is gone; stopping")
-                server.stop()
-                return
+@final
+class _Orders:
+    """What the parent says.
+
+    Attributes:
+        begun: set when there is to be an end of waiting for it: to accept, or to go.
+    """
+
+    def __init__(
+        self, channel: Channel, server: Server, file: LogFile, log: structlog.typing.FilteringBoundLogger
+    ) -> None:
+        self.begun = trio.Event()
+        self._channel = channel
+        self._server = server
+        self._file = file
+        self._log = log
+
+    async def obey(self) -> None:
+        """Do what it says, to its end, which is ours."""
+        while (message := await self._channel.receive(_DECODER)) is not None:
+            self._obey(message)
+        self._log.error("the parent is gone; stopping")
+        self._server.stop()
+        self.begun.set()
+
+    def _obey(self, message: ToChild) -> None:
+        match message:
+            case Begin():
+                self.begun.set()
             case Retire():
-                server.retire()
+                self._server.retire()
+                self.begun.set()
             case Stop():
-                server.stop()
+                self._server.stop()
+                self.begun.set()
             case Cut():
-                server.cut()
+                self._server.cut()
+                self.begun.set()
+            case Ping():
+                self._channel.post(Pong())
             case Reopen():
                 try:
-                    file.reopen()
+                    self._file.reopen()
                 except OSError as exc:
-                    log.error("cannot reopen the log file", problem=str(exc))
+                    self._log.error("cannot reopen the log file", problem=str(exc))
             case Start():
                 raise AssertionError("a child is started once")
-            case message:
+            case _:
                 assert_never(message)
 
 

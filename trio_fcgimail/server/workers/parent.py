@@ -1,92 +1,49 @@
-"""The parent: binds, starts children, replaces those that die, and hands over to others when the settings change.
+"""The parent: binds, has children serve, and hands over to others when settings or certificates change.
 
 The nursery tree::
 
     Supervisor.run
-    └── generations (nursery)
-        ├── _run_generation ...     a nursery for each set of settings; one is current, older ones are on their way out
-        │   └── _keep_child ...     starts a child, waits for its end, starts it anew
-        └── steering (nursery)      left at the stop
-            └── _reload_when_asked  one reload at a time; one more that is asked for meanwhile is remembered
+    └── beating (nursery)
+        ├── _beat                       asks the children whether they live, and tells systemd
+        └── generations (nursery)
+            ├── Generation.run ...      one for each set of settings; one is current, older ones are on their way out
+            │   └── _keep_child ...     starts a child, waits for its end, starts it anew
+            └── steering (nursery)      left at the stop
+                ├── _watch_certificates asks for a reload when their files have changed
+                └── _reload_when_asked  one reload at a time; one more that is asked for meanwhile is remembered
 """
 
 from __future__ import annotations
 
-import pickle
-import socket
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Final, assert_never, final
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Final, final
 
-import msgspec
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ConfigErrors, ListenAddress, ListenerSettings, Settings
+from trio_fcgimail.config import BoundAddress, ConfigErrors, Settings
 from trio_fcgimail.server.app import Ending
 from trio_fcgimail.server.entrance import open_entrance
-from trio_fcgimail.server.listeners import ListenError, bound_address, close_listener, open_listeners
-from trio_fcgimail.server.workers.channel import (
-    Channel,
-    Cut,
-    Failed,
-    Ready,
-    Reopen,
-    Retire,
-    Start,
-    Stop,
-    ToChild,
-    ToParent,
-)
-from trio_fcgimail.server.workers.child import EXIT_CUT
-from trio_fcgimail.server.workers.rights import Identity, RightsError, find_identity
+from trio_fcgimail.server.groups import leaves
+from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.systemd import Notifier
+from trio_fcgimail.server.workers.certificates import certificate_files, look_at, read_files
+from trio_fcgimail.server.workers.channel import Reopen, Retire, Stop
+from trio_fcgimail.server.workers.generation import Generation, Plan
+from trio_fcgimail.server.workers.rights import RightsError, find_identity
+from trio_fcgimail.server.workers.sockets import Sockets
 
-START_SECONDS: Final = 60.0  # ours: a Python that has not come up by then never will
-GRACE_SECONDS: Final = 10.0  # ours: beyond drain_seconds, before a child that does not end is killed
-_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child that died is replaced; doubled each time
-_LONGEST_PAUSE_SECONDS: Final = 30.0
-_STEADY_SECONDS: Final = 60.0  # who lived so long did not die of the start
-
-_DECODER: Final = msgspec.msgpack.Decoder(ToParent)
-# The child finds modules where we found them, and nowhere else: not in the current folder.
-_CODE: Final = "import sys; sys.path[:] = {path!r}; from trio_fcgimail.server.workers.child import main; main()"
-
-_Key = tuple[ListenAddress, int]  # with a number, as port 0 may stand there several times
+PING_SECONDS: Final = 10.0  # ours: how often children are asked whether they live, when systemd does not want it sooner
+WATCH_SECONDS: Final = 5.0  # ours: how often we look at the files of certificates
+_BEATS: Final = 4  # in the time that systemd waits for one
 
 
-@final
-class _Child:
-    """One process that was told what to serve."""
+class _Wish(Enum):
+    """What a reload is asked for."""
 
-    def __init__(self, number: int, process: trio.Process, channel: Channel) -> None:
-        self.number = number
-        self.process = process
-        self.channel = channel
-
-
-@final
-class _Generation:
-    """The children of one set of settings."""
-
-    def __init__(self, settings: Settings, identity: Identity | None) -> None:
-        self.settings = settings
-        self.identity = identity
-        self.children: set[_Child] = set()
-        self.ending = trio.Event()  # no child is to be replaced any more
-        self.farewell: Retire | Stop = Stop()
-
-    async def tell(self, message: ToChild) -> None:
-        """Tell all children."""
-        for child in list(self.children):
-            await child.channel.send(message)
-
-    async def end(self, farewell: Retire | Stop) -> None:
-        """Have the children accept no more, and end once their clients are gone."""
-        self.farewell = farewell
-        self.ending.set()
-        await self.tell(farewell)
+    SETTINGS = "the settings may have changed"
+    CERTIFICATES = "only certificates have"
 
 
 @final
@@ -97,10 +54,13 @@ class Supervisor:
         settings: checked.
         log: where the parent's own lines go.
         reread: gives the settings anew for a reload. Raises ConfigErrors when they are wrong.
+        handed: the sockets of systemd, by their names; ours from here on.
+        notifier: tells systemd how we are.
 
     Attributes:
         lost: how many children died before their time.
         reloads: how many times others have taken over.
+        failed_reloads: how many times nobody has, as something was wrong.
     """
 
     def __init__(
@@ -109,18 +69,22 @@ class Supervisor:
         *,
         log: structlog.typing.FilteringBoundLogger,
         reread: Callable[[], Settings],
+        handed: Mapping[str, Sequence[trio.SocketListener]] | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         self.lost = 0
         self.reloads = 0
+        self.failed_reloads = 0
         self._settings = settings
         self._log = log
         self._reread = reread
-        self._sockets: dict[_Key, list[trio.SocketListener]] = {}
-        self._generations: list[_Generation] = []  # the current one last
-        self._reload_asked = trio.Event()
+        self._notifier = notifier or Notifier()
+        self._sockets = Sockets(handed or {})
+        self._generations: list[Generation] = []  # the current one last
+        self._wishes: set[_Wish] = set()
+        self._wished = trio.Event()
         self._stopping = trio.Event()
         self._ending = Ending.DRAINED
-        self._nursery: trio.Nursery | None = None
 
     # From outside
 
@@ -136,24 +100,25 @@ class Supervisor:
     def cut(self) -> None:
         """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
         self._stopping.set()
-        self._tell_all(Cut())
+        for generation in self._generations:
+            generation.cut()
 
     def reload(self) -> None:
         """Read the settings anew, and hand over to children that have them."""
-        self._reload_asked.set()
+        self._wish(_Wish.SETTINGS)
 
     def reopen_logs(self) -> None:
         """Have the children open their log files anew."""
-        self._tell_all(Reopen())
+        for generation in self._generations:
+            generation.tell(Reopen())
 
-    def _tell_all(self, message: ToChild) -> None:
-        if self._nursery is not None:
-            for generation in self._generations:
-                self._nursery.start_soon(generation.tell, message)
+    def _wish(self, wish: _Wish) -> None:
+        self._wishes.add(wish)
+        self._wished.set()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
-    ) -> Ending:
+    # From the start to the end
+
+    async def run(self, *, task_status: trio.TaskStatus[tuple[BoundAddress, ...]] = trio.TASK_STATUS_IGNORED) -> Ending:
         """Serve until stopped.
 
         Args:
@@ -163,216 +128,137 @@ class Supervisor:
             ListenError: an address cannot be listened on, a certificate cannot be used, or a child does not start.
             RightsError: the user or group cannot be.
         """
-        identity = find_identity(self._settings.user, self._settings.group)
         try:
-            await self._bind(self._settings)
-            async with trio.open_nursery() as generations:
-                await generations.start(self._run_generation, self._settings, identity)
-                addresses = tuple(self._addresses())
-                self._log.info("listening", addresses=", ".join(map(str, addresses)))
-                task_status.started(addresses)
-                self._nursery = generations
-                async with trio.open_nursery() as steering:
-                    steering.start_soon(self._reload_when_asked, generations)
-                    await self._stopping.wait()
-                    steering.cancel_scope.cancel()
-                self._close(set(self._sockets))
-                for generation in self._generations:
-                    await generation.end(Stop())
+            async with trio.open_nursery() as beating:
+                async with trio.open_nursery() as generations:
+                    await self._hand_over(generations, self._settings)
+                    self._log.info("listening", addresses=self._addresses(), workers=self._settings.workers)
+                    self._notifier.ready(self._status())
+                    task_status.started(tuple(self._sockets.addresses()))
+                    beating.start_soon(self._beat)
+                    await self._steer(generations)
+                    self._end()
+                beating.cancel_scope.cancel()
         finally:
-            self._nursery = None
-            self._close(set(self._sockets))
+            self._sockets.close_all()
         self._log.info("stopped", ending=self._ending.value)
         return self._ending
 
-    # Sockets
+    async def _steer(self, generations: trio.Nursery) -> None:
+        async with trio.open_nursery() as steering:
+            steering.start_soon(self._reload_when_asked, generations)
+            steering.start_soon(self._watch_certificates)
+            await self._stopping.wait()
+            steering.cancel_scope.cancel()
 
-    def _addresses(self) -> Iterator[ListenAddress]:
-        for sockets in self._sockets.values():
-            yield from map(bound_address, sockets)
+    def _end(self) -> None:
+        self._notifier.stopping()
+        self._sockets.close_all()
+        for generation in self._generations:
+            generation.end(Stop())
 
-    async def _bind(self, settings: Settings) -> set[_Key]:
-        """Listen on what is not listened on yet; returns that. Raises ListenError, and then nothing has changed."""
-        added: set[_Key] = set()
-        try:
-            for key, listener in _keyed(settings):
-                open_entrance(settings, listener)  # a certificate is looked at before anybody is asked to serve it
-                if key not in self._sockets:
-                    self._sockets[key] = await open_listeners(listener)
-                    added.add(key)
-        except ListenError:
-            self._close(added)
-            raise
-        return added
+    def _addresses(self) -> str:
+        return ", ".join(map(str, self._sockets.addresses()))
 
-    def _close(self, keys: set[_Key]) -> None:
-        for key in keys:
-            for one in self._sockets.pop(key):
-                close_listener(one)
+    def _status(self, more: str = "") -> str:
+        return f"{self._settings.workers} serving on {self._addresses()}{more}"
+
+    async def _beat(self) -> None:
+        seconds = self._notifier.watchdog_seconds
+        pause = PING_SECONDS if seconds is None else min(PING_SECONDS, seconds / _BEATS)
+        while True:
+            if self._generations and self._generations[-1].is_alive:
+                self._notifier.alive()
+            for generation in self._generations:
+                generation.ping()
+            await trio.sleep(pause)
 
     # Change
 
+    async def _watch_certificates(self) -> None:
+        """Ask for a reload when files of certificates have changed, and have stayed as they are since the last look."""
+        files = certificate_files(self._settings)
+        known = seen = look_at(files)
+        while True:
+            await trio.sleep(WATCH_SECONDS)
+            if certificate_files(self._settings) != files:  # a reload has read them all
+                files = certificate_files(self._settings)
+                known = seen = look_at(files)
+                continue
+            before, seen = seen, look_at(files)
+            if seen not in (known, before):
+                continue  # it may be half of a pair
+            if seen != known:
+                known = seen
+                self._log.info("certificates have changed", files=", ".join(map(str, files)))
+                self._wish(_Wish.CERTIFICATES)
+
     async def _reload_when_asked(self, generations: trio.Nursery) -> None:
         while True:
-            await self._reload_asked.wait()
-            self._reload_asked = trio.Event()  # asked for once more from now on, it is done once more
-            await self._reload(generations)
+            await self._wished.wait()
+            self._wished = trio.Event()  # asked for once more from now on, it is done once more
+            wishes, self._wishes = self._wishes, set()
+            self._notifier.reloading()
+            problems = await self._reload(generations, wishes)
+            for problem in problems:
+                self._log.error("not reloaded", problem=problem)
+            if problems:
+                self.failed_reloads += 1
+            self._notifier.ready(self._status(f"; not reloaded: {'; '.join(problems)}" if problems else ""))
 
-    async def _reload(self, generations: trio.Nursery) -> None:
-        """Hand over to a new generation; when anything is wrong with it, nothing changes."""
-        try:
-            settings = self._reread()
-        except ConfigErrors as exc:
-            for error in exc.errors:
-                self._log.error("not reloaded", problem=str(error))
-            return
-        added: set[_Key] = set()
+    async def _reload(self, generations: trio.Nursery, wishes: set[_Wish]) -> list[str]:
+        """Hand over to a new generation; when anything is wrong with it, nothing changes. Returns what is wrong."""
+        settings = self._settings
+        if _Wish.SETTINGS in wishes:
+            try:
+                settings = self._reread()
+            except ConfigErrors as exc:
+                return [str(error) for error in exc.errors]
         problems: list[str] = []
         try:
-            identity = find_identity(settings.user, settings.group)
-            added = await self._bind(settings)
-            await generations.start(self._run_generation, settings, identity)
+            await self._hand_over(generations, settings)
         except* (ListenError, RightsError) as group:
-            problems = [str(exc) for exc in _leaves(group)]
+            problems = [str(exc) for exc in leaves(group)]
         if problems:
-            self._close(added)
-            self._log.error("not reloaded", problem="; ".join(problems))
-            return
+            return problems
         self.reloads += 1
-        *old, _ = self._generations
-        for generation in old:
-            if not generation.ending.is_set():
-                await generation.end(Retire())
-        self._close(set(self._sockets) - {key for key, _ in _keyed(settings)})
         self._settings = settings
-        self._log.info("reloaded", addresses=", ".join(map(str, self._addresses())))
+        for problem in self._sockets.change_rights(settings):
+            self._log.error("reloaded, but", problem=problem)
+        self._log.info("reloaded", addresses=self._addresses(), workers=settings.workers)
+        return []
 
-    # Children
+    async def _hand_over(self, generations: trio.Nursery, settings: Settings) -> None:
+        """Have new children serve, and then the others retire.
 
-    async def _run_generation(
-        self, settings: Settings, identity: Identity | None, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        generation = _Generation(settings, identity)
-        self._generations.append(generation)
+        Raises:
+            ListenError, RightsError: it cannot be, and nothing has changed; perhaps in groups.
+        """
+        identity = find_identity(settings.user, settings.group)
+        for listener in settings.listeners:
+            open_entrance(settings, listener)  # a certificate is looked at before anybody is asked to serve it
+        added = await self._sockets.open(settings)
         try:
-            async with trio.open_nursery() as children:
-                async with trio.open_nursery() as starting:
-                    for number in range(1, settings.workers + 1):
-                        starting.start_soon(children.start, self._keep_child, generation, number)
-                task_status.started()
-        finally:
-            self._generations.remove(generation)
+            plan = Plan(settings, read_files(settings), identity)
+            generation = await generations.start(self._run_generation, plan)
+        except BaseException:
+            self._sockets.close(added)
+            raise
+        old = [one for one in self._generations if one is not generation and not one.is_closing]
+        generation.begin()
+        for one in old:
+            one.end(Retire())
+        self._sockets.close_all_but(settings)
 
-    async def _keep_child(self, generation: _Generation, number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        """Have a child serve, and replace it when it dies. Raises ListenError when the first one does not start."""
-        pause = _FIRST_PAUSE_SECONDS
-        await self._run_child(generation, number, task_status)
-        while not generation.ending.is_set():
-            self.lost += 1
-            with trio.move_on_after(pause):
-                await generation.ending.wait()
-                return
-            began = trio.current_time()
-            try:
-                await self._run_child(generation, number, trio.TASK_STATUS_IGNORED)
-            except ListenError as exc:
-                self._log.error("worker does not start", worker=number, problem=str(exc))
-            steady = trio.current_time() - began >= _STEADY_SECONDS
-            pause = _FIRST_PAUSE_SECONDS if steady else min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    async def _run_child(self, generation: _Generation, number: int, task_status: trio.TaskStatus[None]) -> None:
-        """One child, from its start to its end. Raises ListenError when it does not come to serve."""
-        settings = generation.settings
-        sockets = [[one.socket.fileno() for one in self._sockets[key]] for key, _ in _keyed(settings)]
-        process, channel = await _spawn([descriptor for one in sockets for descriptor in one])
-        child = _Child(number, process, channel)
-        try:
-            await channel.send(_start_message(number, generation, sockets))
-            generation.children.add(child)
-            await _await_ready(channel)
-            if generation.ending.is_set():  # which it was not told of before it had started
-                await channel.send(generation.farewell)
-            task_status.started()
-            await self._outlive(generation, child)
-        finally:
-            generation.children.discard(child)
-            with trio.CancelScope(shield=True):  # a process that was killed is over at once
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-                await channel.aclose()
-
-    async def _outlive(self, generation: _Generation, child: _Child) -> None:
+    async def _run_generation(self, plan: Plan, *, task_status: trio.TaskStatus[Generation]) -> None:
+        generation = Generation(plan, self._sockets, log=self._log, died=self._count_loss)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._kill_in_time, generation, child)
-            code = await child.process.wait()
-            nursery.cancel_scope.cancel()
-        if not generation.ending.is_set():
-            self._log.error("worker died", worker=child.number, status=code)
-        elif code == EXIT_CUT:
-            self._ending = Ending.CUT
-        elif code != 0:
-            self._log.error("worker failed at its end", worker=child.number, status=code)
+            await nursery.start(generation.run)
+            self._generations.append(generation)
+            task_status.started(generation)
+        self._generations.remove(generation)
+        if self.is_stopping and generation.ending is Ending.CUT:  # who only retired was cut for the good of others
             self._ending = Ending.CUT
 
-    async def _kill_in_time(self, generation: _Generation, child: _Child) -> None:
-        """A child ends by itself after ``drain_seconds``; one that does not is past listening."""
-        await generation.ending.wait()
-        await trio.sleep(generation.settings.drain_seconds + GRACE_SECONDS)
-        self._log.error("worker does not end; killing it", worker=child.number)
-        child.process.kill()
-
-
-def _keyed(settings: Settings) -> Iterator[tuple[_Key, ListenerSettings]]:
-    seen: Counter[ListenAddress] = Counter()
-    for listener in settings.listeners:
-        yield (listener.address, seen[listener.address]), listener
-        seen[listener.address] += 1
-
-
-async def _spawn(descriptors: list[int]) -> tuple[trio.Process, Channel]:
-    """Start a child that has these file descriptors, and one end of a channel. Raises ListenError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-P", "-c", _CODE.format(path=sys.path), str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *descriptors],
-                process_group=0,  # a signal of the terminal is for us, and we tell the children
-            )
-        except OSError as exc:
-            ours.close()
-            raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
-    ours.setblocking(False)
-    return process, Channel(trio.SocketStream(trio.socket.from_stdlib_socket(ours)))
-
-
-def _start_message(number: int, generation: _Generation, sockets: list[list[int]]) -> Start:
-    settings = pickle.dumps(generation.settings)
-    if (identity := generation.identity) is None:
-        return Start(number, settings, sockets)
-    return Start(number, settings, sockets, identity.uid, identity.gid, identity.user)
-
-
-async def _await_ready(channel: Channel) -> None:
-    """Raises ListenError when the child cannot serve, or does not say that it can."""
-    with trio.move_on_after(START_SECONDS):
-        match await channel.receive(_DECODER):
-            case Ready():
-                return
-            case Failed(problem=problem):
-                raise ListenError(problem)
-            case None:
-                raise ListenError("a worker ended before it was ready")
-            case message:
-                assert_never(message)
-    raise ListenError(f"a worker was not ready within {START_SECONDS:g} s")
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for exc in group.exceptions:
-        if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
-        else:
-            yield exc
+    def _count_loss(self) -> None:
+        self.lost += 1
