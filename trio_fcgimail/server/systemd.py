@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final, final
 
 import trio
@@ -51,9 +51,12 @@ def take_sockets(environment: MutableMapping[str, str]) -> dict[str, list[trio.S
 def _take(descriptor: int, name: str) -> trio.SocketListener:
     try:
         os.set_inheritable(descriptor, False)
-        sock = socket.socket(fileno=descriptor)
-        sock.setblocking(False)
-        return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        with ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(fileno=descriptor))
+            sock.setblocking(False)
+            listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+            undo.pop_all()
+            return listener
     except (OSError, ValueError) as exc:
         raise ListenError(f"systemd:{name} is no socket that listens for streams: {exc}") from exc
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 from trio_fcgimail.config import ListenerSettings, Settings
 from trio_fcgimail.server.listeners import ListenError
@@ -15,7 +15,7 @@ from trio_fcgimail.server.listeners import ListenError
 MAX_FILE_OCTETS: Final = 1 << 20  # ours: a chain has some kilobytes
 _DESCRIPTORS: Final = Path("/proc/self/fd")  # proc(5)
 
-Look = tuple[tuple[int, int, int] | None, ...]  # inode, time of change and size of each file; None of one that is gone
+_Look = tuple[int, int, int] | None  # inode, time of change and size; None of one that is gone
 
 
 def certificate_files(settings: Settings) -> tuple[Path, ...]:
@@ -24,12 +24,30 @@ def certificate_files(settings: Settings) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def look_at(files: tuple[Path, ...]) -> Look:
-    """What tells whether one of the files was changed or replaced."""
-    return tuple(map(_look_at, files))
+@final
+class Watch:
+    """Tells when the files of these settings have changed. Make it before they are read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.files = certificate_files(settings)
+        self._known = self._seen = self._look()
+
+    def has_changed(self) -> bool:
+        """Look again: whether they are others than were known, and the same as at the last look.
+
+        Who has just changed one of them may still be writing the other. A change is told once.
+        """
+        before, self._seen = self._seen, self._look()
+        if self._seen == self._known or self._seen != before:
+            return False
+        self._known = self._seen
+        return True
+
+    def _look(self) -> tuple[_Look, ...]:
+        return tuple(map(_look_at, self.files))
 
 
-def _look_at(path: Path) -> tuple[int, int, int] | None:
+def _look_at(path: Path) -> _Look:
     try:
         stat = path.stat()
     except OSError:

@@ -53,6 +53,21 @@ _CODE: Final = "import sys; sys.path[:] = {path!r}; from trio_fcgimail.server.wo
 
 
 @final
+class Pauses:
+    """How long to wait before a child that died is replaced: the longer, the more have died soon one after another."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_PAUSE_SECONDS
+
+    def after(self, lived: float) -> float:
+        """The pause, in seconds, after one that lived for so many seconds."""
+        if lived >= _STEADY_SECONDS:
+            self._next = _FIRST_PAUSE_SECONDS
+        pause, self._next = self._next, min(2 * self._next, _LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the children of a generation are to serve.
@@ -202,16 +217,13 @@ class Generation:
 
     async def _keep_child(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
         """Have a child serve, and replace it when it dies. Raises ListenError when the first one does not start."""
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = Pauses()
         began = trio.current_time()
         await self._run_child(number, task_status)
         while not self.is_closing:
-            steady = trio.current_time() - began >= _STEADY_SECONDS
-            pause = _FIRST_PAUSE_SECONDS if steady else pause
-            with trio.move_on_after(pause):
+            with trio.move_on_after(pauses.after(trio.current_time() - began)):
                 await self._closing.wait()
                 return
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             began = trio.current_time()
             try:
                 await self._run_child(number, trio.TASK_STATUS_IGNORED)

@@ -28,7 +28,7 @@ from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.systemd import Notifier
-from trio_fcgimail.server.workers.certificates import certificate_files, look_at, read_files
+from trio_fcgimail.server.workers.certificates import Watch, read_files
 from trio_fcgimail.server.workers.channel import Reopen, Retire, Stop
 from trio_fcgimail.server.workers.generation import Generation, Plan
 from trio_fcgimail.server.workers.rights import RightsError, find_identity
@@ -81,6 +81,7 @@ class Supervisor:
         self._notifier = notifier or Notifier()
         self._sockets = Sockets(handed or {})
         self._generations: list[Generation] = []  # the current one last
+        self._watch = Watch(settings)
         self._wishes: set[_Wish] = set()
         self._wished = trio.Event()
         self._stopping = trio.Event()
@@ -176,21 +177,11 @@ class Supervisor:
     # Change
 
     async def _watch_certificates(self) -> None:
-        """Ask for a reload when files of certificates have changed, and have stayed as they are since the last look."""
-        files = certificate_files(self._settings)
-        known = seen = look_at(files)
+        """Ask for a reload when files of certificates have changed."""
         while True:
             await trio.sleep(WATCH_SECONDS)
-            if certificate_files(self._settings) != files:  # a reload has read them all
-                files = certificate_files(self._settings)
-                known = seen = look_at(files)
-                continue
-            before, seen = seen, look_at(files)
-            if seen not in (known, before):
-                continue  # it may be half of a pair
-            if seen != known:
-                known = seen
-                self._log.info("certificates have changed", files=", ".join(map(str, files)))
+            if self._watch.has_changed():
+                self._log.info("certificates have changed", files=", ".join(map(str, self._watch.files)))
                 self._wish(_Wish.CERTIFICATES)
 
     async def _reload_when_asked(self, generations: trio.Nursery) -> None:
@@ -235,6 +226,7 @@ class Supervisor:
             ListenError, RightsError: it cannot be, and nothing has changed; perhaps in groups.
         """
         identity = find_identity(settings.user, settings.group)
+        watch = Watch(settings)
         for listener in settings.listeners:
             open_entrance(settings, listener)  # a certificate is looked at before anybody is asked to serve it
         added = await self._sockets.open(settings)
@@ -245,6 +237,7 @@ class Supervisor:
             self._sockets.close(added)
             raise
         old = [one for one in self._generations if one is not generation and not one.is_closing]
+        self._watch = watch
         generation.begin()
         for one in old:
             one.end(Retire())
