@@ -8,6 +8,7 @@ Use a server as a context manager; leaving it without :meth:`ServerProcess.stop`
         assert server.stop() == 0
 """
 
+import itertools
 import os
 import re
 import signal
@@ -99,11 +100,11 @@ class _Output:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """The first match, as soon as it is there."""
+    def wait_for(self, pattern: re.Pattern[str], times: int = 1) -> re.Match[str]:
+        """The first match, or a later one, as soon as it is there."""
 
         def found() -> re.Match[str] | None:
-            return pattern.search("".join(self._lines))
+            return next(itertools.islice(pattern.finditer("".join(self._lines)), times - 1, None), None)
 
         with self._changed:
             self._changed.wait_for(lambda: self._ended or found() is not None, SECONDS)
@@ -201,9 +202,9 @@ class ServerProcess:
         """Standard output so far."""
         return self._out.text()
 
-    def wait_for_log(self, pattern: str) -> re.Match[str]:
-        """Wait until standard error matches somewhere."""
-        return self._err.wait_for(re.compile(pattern))
+    def wait_for_log(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait until standard error matches somewhere, and so often."""
+        return self._err.wait_for(re.compile(pattern), times)
 
     def wait_for_shown(self, pattern: str) -> re.Match[str]:
         """Wait until standard output matches somewhere."""
