@@ -7,7 +7,7 @@ can do what, docs/clients.md shows it.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import pytest
 import trustme
@@ -50,7 +50,9 @@ HEAD: Final = (
     b"From: author@example.net\r\nTo: info@example.com\r\nSubject: Hello\r\n"
     b"Date: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@example.net>\r\n"
 )
-_LINE: Final = b"%07d of twenty million octets, with the signs of forms & = + ; %% \xc2\xb5 and .\r\n.\r\n"
+#: Lines near the limit: msmtp encrypts each line by itself, and each such record is a turn of the server's loop, so that
+#: short lines would take half a minute.
+_LINE: Final = b"%07d of twenty million octets" + b", with the signs of forms & = + ; %% \xc2\xb5" * 20 + b"\r\n.\r\n"
 _LARGE: Final = b"".join(_LINE % number for number in range(20_000_000 // len(_LINE % 0)))
 
 MAILS: Final[Mapping[Feature, Mail]] = {
@@ -90,6 +92,8 @@ def _listener(route: Route, tls: str) -> str:
             return f'[[listeners]]\naddress = "127.0.0.1:{route.port}"\ntls = "starttls"\n{tls}'
         case Channel.IMPLICIT:
             return f'[[listeners]]\naddress = "127.0.0.1:{route.port}"\ntls = "implicit"\n{tls}'
+        case other:
+            assert_never(other)
 
 
 def _certificate(folder: Path) -> str:
@@ -103,6 +107,9 @@ def _certificate(folder: Path) -> str:
     certificate.private_key_pem.write_to_path(key)
     return f'certificate = "{chain}"\nprivate_key = "{key}"\n'
 
+
+#: What takes the longest goes where the octets take another way through the server, not by each listener.
+ONLY_BY: Final[Mapping[Feature, frozenset[Channel]]] = {Feature.LARGE: frozenset({Channel.PLAIN, Channel.STARTTLS})}
 
 CHANNELS: Final = tuple(channel for channel in Channel if OF_CHANNEL[channel] <= OFFERED)
 MECHANISMS: Final = tuple(mechanism for mechanism in Mechanism if OF_MECHANISM[mechanism] in OFFERED)
@@ -174,7 +181,7 @@ def _assert_arrives(house: House, client: Client, route: Route, mail: Mail, fold
         for client in CLIENTS
         for channel in CHANNELS
         for kind in MAILS
-        if client.reason_against(kind, *OF_CHANNEL[channel]) is None
+        if client.reason_against(kind, *OF_CHANNEL[channel]) is None and channel in ONLY_BY.get(kind, CHANNELS)
     ],
 )
 def test_what_a_client_can_send_arrives(

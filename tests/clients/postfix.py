@@ -58,6 +58,8 @@ _QUEUE: Final = {
     ("postfix", "postdrop", 0o730): ["maildrop"],
     ("postfix", "postdrop", 0o710): ["public"],
 }
+#: When its files were changed: each of its programs waits up to 1.5 s for the end of changes that look recent.
+_LONG_AGO: Final = (0, 0)
 
 
 def _settings(route: Route, folder: Path) -> list[str]:
@@ -82,6 +84,7 @@ def _settings(route: Route, folder: Path) -> list[str]:
         return lines
     passwords = folder / "passwords"
     passwords.write_text(f"{next_hop} {route.login.username}:{route.login.password}\n")
+    os.utime(passwords, _LONG_AGO)
     return [
         *lines,
         "smtp_sasl_auth_enable = yes",
@@ -113,7 +116,7 @@ def _running(route: Route) -> Iterator[Path]:
     main = [_MAIN.format(folder=folder, helo=HELO), *_settings(route, folder), ""]
     for name, text in (("main.cf", "\n".join(main)), ("master.cf", _MASTER)):
         (conf / name).write_text(text)
-        os.utime(conf / name, (0, 0))  # each of its programs waits 1.5 s for the end of changes that look recent
+        os.utime(conf / name, _LONG_AGO)
     try:
         started = run_client([program, "-c", str(conf), "start"])
         assert started.sent, f"{started.said}{_log(folder)}"

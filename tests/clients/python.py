@@ -72,15 +72,24 @@ async def _send(route: Route, mail: Mail) -> None:
         start_tls=route.channel is Channel.STARTTLS,
         tls_context=None if route.channel is Channel.PLAIN else _trusting(route),
     )
-    async with client:
-        match route.login:
-            case None:
-                pass
-            case Login(Mechanism.PLAIN, username, password):
-                await client.auth_plain(username, password)
-            case Login(Mechanism.LOGIN, username, password):
-                await client.auth_login(username, password)
-        await client.sendmail(mail.sender, list(mail.recipients), mail.content, mail_options=_options(mail))
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with client:
+            transport = client.transport
+            await client.ehlo()
+            match route.login:
+                case None:
+                    pass
+                case Login(Mechanism.PLAIN, username, password):
+                    await client.auth_plain(username, password)
+                case Login(Mechanism.LOGIN, username, password):
+                    await client.auth_login(username, password)
+            await client.sendmail(mail.sender, list(mail.recipients), mail.content, mail_options=_options(mail))
+    finally:
+        if isinstance(transport, asyncio.WriteTransport):
+            # It does not wait for the end of TLS, which would come after that of the event loop.
+            transport.abort()
+            await asyncio.sleep(0)
 
 
 def by_aiosmtplib(route: Route, mail: Mail, folder: Path) -> Outcome:
