@@ -50,8 +50,8 @@ HEAD: Final = (
     b"From: author@example.net\r\nTo: info@example.com\r\nSubject: Hello\r\n"
     b"Date: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@example.net>\r\n"
 )
-#: Lines near the limit: msmtp encrypts each line by itself, and each such record is a turn of the server's loop, so that
-#: short lines would take half a minute.
+#: Lines near the limit: msmtp encrypts each line by itself, and each such record is a turn of the server's loop. Short
+#: lines would take half a minute.
 _LINE: Final = b"%07d of twenty million octets" + b", with the signs of forms & = + ; %% \xc2\xb5" * 20 + b"\r\n.\r\n"
 _LARGE: Final = b"".join(_LINE % number for number in range(20_000_000 // len(_LINE % 0)))
 
