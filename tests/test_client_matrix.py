@@ -119,10 +119,9 @@ def house() -> Iterator[House]:
             routes = {channel: replace(away, channel=channel, port=free_port()) for channel in Channel}
             with_login = replace(away, channel=Channel.STARTTLS, port=free_port())
             listeners = [_listener(route, tls) for route in routes.values()]
+            listeners.append(_listener(with_login, tls) + "require_auth = true\n")
             scripts = f'[scripts]\nvalidate = "{room.validate}"\nsave = "{room.save}"\n'
-            if Mechanism:
-                listeners.append(_listener(with_login, tls) + "require_auth = true\n")
-                scripts += f'auth = "{php.script("auth.php", AUTH)}"\n'
+            scripts += f'auth = "{php.script("auth.php", AUTH)}"\n'
             (folder / "fcgimail.toml").write_text(
                 f'hostname = "{HOSTNAME}"\nallowed_hosts = ["example.com"]\n'
                 + "".join(listeners)
@@ -130,7 +129,7 @@ def house() -> Iterator[House]:
                 + scripts
             )
             with ServerProcess("serve", "-c", "fcgimail.toml", folder=folder) as server:
-                for listener in (*routes.values(), *([with_login] if Mechanism else [])):
+                for listener in (*routes.values(), with_login):
                     address = listener.socket if listener.channel is Channel.LMTP else listener.port
                     server.wait_for_log(rf"\blistening\b.*{address}")
                 yield House(room, routes, with_login)
@@ -224,7 +223,6 @@ def test_who_has_the_wrong_password_may_not(house: House, tmp_path: Path, client
     assert house.room.taken() == []
 
 
-@pytest.mark.skipif(not Mechanism, reason="AUTH is not in this version")
 def test_who_does_not_log_in_may_not(house: House, tmp_path: Path) -> None:
     outcome = by_smtplib(house.with_login, MAILS[Feature.PLAIN_MAIL], tmp_path)
     assert not outcome.sent
