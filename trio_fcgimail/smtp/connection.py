@@ -324,17 +324,12 @@ class ServerConnection:
     def _answer_first_chunk(self, chunk: Chunk, reply: Reply) -> bytes:
         """The message is wanted or not; its first BDAT is answered when the octets were read (RFC 3030 2)."""
         data = b""
-        match reply.outcome:
-            case Outcome.GO:
-                self._content = self._transaction.read_first_chunk(chunk)
-            case Outcome.OK:
-                raise LocalProtocolError(f"{reply.code} answers no DataBegun")
-            case Outcome.NO:
-                self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
-            case Outcome.CLOSE:
-                data = self._move(chunk.verb, reply)
-            case _:
-                assert_never(reply.outcome)
+        if reply.outcome is Outcome.GO:
+            self._content = self._transaction.read_first_chunk(chunk)
+        elif reply.outcome is Outcome.CLOSE:
+            data = self._move(chunk.verb, reply)
+        else:
+            self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
         self._pending = self._first_chunk = None
         return data
 
