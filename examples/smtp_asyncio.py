@@ -124,7 +124,11 @@ class Session:
             if self.tls is None:
                 raise AssertionError("STARTTLS was not offered")
             transport = await loop.start_tls(
-                old, protocol, self.tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
+                old,
+                protocol,
+                self.tls,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
             )
             if transport is None:
                 raise ConnectionAbortedError("closed within the handshake")

@@ -1,7 +1,7 @@
 """From a line of the client to what is to be done about it: the one place where every command is read.
 
-Nothing changes here. What a line comes to hangs on the line and the situation alone, and is told as a ``Step``, which
-the connection then takes.
+Nothing changes here, but that an exchange of AUTH remembers its user. What a line comes to hangs on the line and the
+situation alone, and is told as a ``Step``, which the connection then takes.
 """
 
 from __future__ import annotations
