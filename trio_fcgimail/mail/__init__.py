@@ -6,6 +6,7 @@ from trio_fcgimail.mail.draft import EnvelopeDraft
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
+from trio_fcgimail.mail.redact import hide_in_stderr, hide_password, judge_login
 from trio_fcgimail.mail.request import (
     Field,
     Parameter,
@@ -74,8 +75,11 @@ __all__ = [
     "find_loss",
     "get_parameters",
     "has_room",
+    "hide_in_stderr",
+    "hide_password",
     "judge",
     "judge_each",
+    "judge_login",
     "mail_fields",
     "new_queue_id",
     "octets_of",
