@@ -388,8 +388,6 @@ LATER = [
     _later(
         "[fastcgi]\nclean_eof_means_unexecuted = true", "fastcgi.clean_eof_means_unexecuted", "true", "false (retries"
     ),
-    _later('[scripts]\nbody = "raw"', "scripts.body", '"raw"', '"form" (multipart and raw bodies'),
-    _later('[scripts]\nbody = "multipart"', "scripts.body", '"multipart"', '"form" (multipart and raw bodies'),
     _later('[status]\naddress = "127.0.0.1:1"', "status.address", '"127.0.0.1:1"', '"" (the status page'),
 ]
 

@@ -8,6 +8,7 @@ import pytest
 from tests.config.support import read
 from trio_fcgimail.config import (
     BareNewline,
+    BodyKind,
     BodyLines,
     Extension,
     FastcgiSettings,
@@ -83,6 +84,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             validate_seconds=5.0,
             save="/srv/mail/save.php",
             save_seconds=30.0,
+            body=BodyKind.FORM,
             line_ends=BodyLines.LF,
             unexpected_output=Unexpected.TEMPFAIL,
         ),
@@ -124,6 +126,10 @@ TAKEN = [
         for text in ("/p.php", "")
     ),
     pytest.param("[limits]\ntls_handshake_seconds = 0.5", "limits.tls_handshake_seconds", 0.5, id="tls-handshake"),
+    *(
+        pytest.param(f'[scripts]\nbody = "{kind.value}"', "scripts.body", kind, id=f"body-{kind.value}")
+        for kind in BodyKind
+    ),
     pytest.param('[scripts]\nline_ends = "crlf"', "scripts.line_ends", BodyLines.CRLF, id="line-ends"),
     pytest.param(
         '[scripts]\nunexpected_output = "reject"', "scripts.unexpected_output", Unexpected.REJECT, id="unexpected"
