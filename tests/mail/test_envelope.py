@@ -50,11 +50,12 @@ WITH = [
 
 
 @pytest.mark.parametrize(("greeting", "smtputf8", "tls", "auth_user", "keyword"), WITH)
-def test_with_keyword(
+def test_with_keyword_and_protocol(
     greeting: GreetingWord, smtputf8: bool, tls: TlsFacts | None, auth_user: str | None, keyword: str
 ) -> None:
     mail = envelope(greeting=greeting, smtputf8=smtputf8, tls=tls, auth_user=auth_user)
-    assert mail.with_keyword is WithKeyword(keyword)
+    protocol = "lmtp" if greeting is GreetingWord.LHLO else "smtp"
+    assert (mail.with_keyword, mail.session.protocol) == (WithKeyword(keyword), protocol)
 
 
 def test_each_keyword_is_that_of_something() -> None:
@@ -65,7 +66,7 @@ def test_each_keyword_is_that_of_something() -> None:
     ("dialect", "protocol", "owed"),
     [pytest.param(SMTP, "smtp", 1, id="smtp"), pytest.param(LMTP, "lmtp", 2, id="lmtp")],
 )
-def test_protocol_and_verdicts_owed(dialect: Dialect, protocol: str, owed: int) -> None:
+def test_dialect_and_verdicts_owed(dialect: Dialect, protocol: str, owed: int) -> None:
     mail = Envelope(queue_id="q", session=Session(PEER, dialect=dialect), mail_from=None, recipients=(ALICE, ALICE))
     assert (mail.session.protocol, mail.verdicts_owed) == (protocol, owed)
 

@@ -71,7 +71,7 @@ TLS_COMMENT: Final = "\r\n\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)"
         ),
     ],
 )
-def test_with_clause_rows(tls: TlsFacts | None, auth_user: str | None, helo: str, clause: str, keyword: str) -> None:
+def test_with_keyword_rows(tls: TlsFacts | None, auth_user: str | None, helo: str, clause: str, keyword: str) -> None:
     """The keywords themselves are rows of test_envelope.py."""
     assert trace(envelope(BOB, helo=helo, tls=tls, auth_user=auth_user)) == header(clause, keyword)
 

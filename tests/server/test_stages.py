@@ -6,6 +6,7 @@ Time is Trio's test clock.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -236,6 +237,7 @@ async def test_connect_refuses(
 
 HELO: Final = [
     *_failures(LOCAL_ERROR),
+    Row("utf-8", says("550 5.7.1 gr\u00fcn"), b"550 5.7.1 gr?n\r\n", "refused"),  # no SMTPUTF8, no UTF-8
     Row("words", says("no"), b"550 5.7.1 Not accepted\r\n", "refused"),
     Row("550", says("550 no"), b"550 5.7.1 no\r\n", "refused"),
     Row("450", says("450 4.7.1 later"), b"450 4.7.1 later\r\n", "refused"),
@@ -274,6 +276,7 @@ async def test_nobody_goes_on_without_a_greeting_that_was_taken(
 
 MAIL_ROWS: Final = [
     *_failures(LOCAL_ERROR),
+    Row("utf-8", says("550 5.7.1 gr\u00fcn"), b"550 5.7.1 gr?n\r\n", "refused"),  # no SMTPUTF8, no UTF-8
     Row("words", says("no"), b"550 5.7.1 Not accepted\r\n", "refused"),
     Row("553", says("553 5.7.1 not you"), b"553 5.7.1 not you\r\n", "refused"),
     Row("450", says("450 4.7.1 later"), b"450 4.7.1 later\r\n", "refused"),
@@ -323,6 +326,15 @@ async def test_auth_refused_lets_nobody_in(
     assert desk.fields("save")["with"] == "ESMTP"
     del desk.acts["auth"]
     assert await client.ask(plain()) == LOGGED_IN  # and may try again
+
+
+async def test_who_asks_for_smtputf8_gets_utf_8(
+    desk: Desk, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client = await arrive(nursery, journal, desk)
+    desk.acts["validate"] = says("550 5.1.1 gr\u00fcn")
+    assert await client.ask(b"MAIL FROM:<a@client.example> SMTPUTF8") == SENDER
+    assert await client.ask(b"RCPT TO:<b@example.com>") == "550 5.1.1 gr\u00fcn\r\n".encode()
 
 
 async def test_auth_may_close(desk: Desk, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal) -> None:
@@ -458,6 +470,30 @@ async def test_auth_any_recipient(
     assert ("validate" in desk.stages) == (reply == RECIPIENT)  # who may relay is asked about all the same
     assert await client.ask(b"RCPT TO:<b@null.example>") == b"556 5.1.10 This domain takes no mail\r\n"
     assert await client.ask(b"RCPT TO:<b@example.com>") == RECIPIENT
+
+
+# What the log shows
+
+
+_PAGE: Final = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+_LOG_ROW: Final = re.compile(r"^\| `([a-z ]+)` \| [^|]+ \| ([a-z_, ]+) \|$", re.MULTILINE)
+
+
+async def test_each_line_has_the_values_of_the_documentation(
+    desk: Desk, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client = await arrive(nursery, journal, desk, LISTENER + IN_CLEAR + "require_auth = true\n" + SCRIPTS)
+    await client.ask(b"MAIL FROM:<a@client.example>")
+    await client.ask(plain(identity="alice"))
+    await client.ask(plain())
+    await client.ask(b"MAIL FROM:<a@client.example>")
+    await client.ask(b"RCPT TO:<b@elsewhere.example>")
+    await client.ask(b"RCPT TO:<b@example.com>")
+    documented = {name: set(values.split(", ")) for name, values in _LOG_ROW.findall(_PAGE)}
+    events = ["connection", "greeting", "sender refused", "login refused", "login", "sender", "recipient refused"]
+    for event in [*events, "recipient"]:
+        (entry,) = journal.entries(event)
+        assert entry.keys() - {"event", "level", "timestamp"} == documented[event], event
 
 
 # What the log never shows
