@@ -201,21 +201,19 @@ class Session:
         reply = self._refusal
         if reply is None:
             reply = await self._policy.connection(self._facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._answer(event)
         else:
             self._log.info("connection refused", reply=reply.text)
-            self._answer(event, reply)
+        self._answer(event, None if reply.outcome is smtp.Outcome.OK else reply)
 
     async def _hear_greeting(self, event: smtp.Hello) -> None:
         facts = replace(self._facts, greeting=event.word, helo=event.domain)
         reply = await self._policy.greeting(facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._facts = facts
-            self._forget_mail()
-            self._answer(event)
-        else:
+        if reply.outcome is not smtp.Outcome.OK:
             self._answer(event, reply)
+            return
+        self._facts = facts
+        self._forget_mail()
+        self._answer(event)
 
     async def _start_tls(self) -> None:
         """Encrypt, and forget what was said in the clear (RFC 3207 4.2). Raises HandshakeError."""
