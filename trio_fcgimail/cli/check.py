@@ -19,7 +19,16 @@ import trio
 from trio_fcgimail import smtp
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
-from trio_fcgimail.config import ListenerSettings, ScriptSettings, Settings, TcpAddress, TlsMode, UnixAddress
+from trio_fcgimail.config import (
+    ListenAddress,
+    ListenerSettings,
+    LogStream,
+    ScriptSettings,
+    Settings,
+    TcpAddress,
+    TlsMode,
+    UnixAddress,
+)
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session
 from trio_fcgimail.server import ListenError
 from trio_fcgimail.server.entrance import open_entrance, server_options
@@ -108,7 +117,7 @@ async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
     """Whether what holds the address says exactly that; who it is by its certificate is not asked."""
     with trio.move_on_after(_BANNER_SECONDS):
         try:
-            stream: trio.abc.Stream = await connect(listener.address, seconds=_BANNER_SECONDS)
+            stream: trio.abc.Stream = await connect(_reachable(listener.address), seconds=_BANNER_SECONDS)
             if listener.tls is TlsMode.IMPLICIT:
                 stream = trio.SSLStream(stream, _trusting(), https_compatible=True)
             async with stream:
@@ -116,6 +125,14 @@ async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
         except (UpstreamError, trio.BrokenResourceError):
             return False
     return False
+
+
+def _reachable(address: ListenAddress) -> ListenAddress:
+    match address:
+        case TcpAddress(host="*", port=port):
+            return TcpAddress("localhost", port)
+        case _:
+            return address
 
 
 def _trusting() -> ssl.SSLContext:
@@ -136,8 +153,8 @@ def _check_descriptors(settings: Settings) -> Finding:
 
 def _check_log(settings: Settings) -> Finding:
     path = settings.log.file
-    if path is None:
-        return Finding("log.file", State.GOOD, "standard error")
+    if isinstance(path, LogStream):
+        return Finding("log.file", State.GOOD, path.value)
     writable = os.access(path, os.W_OK) if path.exists() else os.access(path.parent, os.W_OK | os.X_OK)
     if writable and not path.is_dir():
         return Finding("log.file", State.GOOD, f"{path} can be written")

@@ -12,9 +12,18 @@ from trio_fcgimail.config.addresses import (
     parse_listen_address,
     parse_upstream_address,
 )
+from trio_fcgimail.config.chain import (
+    ChainSettings,
+    DebuggerSettings,
+    HeaderSettings,
+    MaildirSettings,
+    MaildirUser,
+    Processor,
+)
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
-from trio_fcgimail.config.reader import known_keys, read_document
+from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
+from trio_fcgimail.config.reader import known_keys, model_document, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
@@ -27,6 +36,7 @@ from trio_fcgimail.config.settings import (
     LogLevel,
     LogSettings,
     Protocol,
+    RemoteAddr,
     ScriptSettings,
     Settings,
     SpoolSettings,
@@ -39,10 +49,15 @@ __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
     "BodyLines",
+    "ChainSettings",
+    "ClientCertificates",
     "ConfigError",
     "ConfigErrors",
+    "Curve",
+    "DebuggerSettings",
     "Extension",
     "FastcgiSettings",
+    "HeaderSettings",
     "HostList",
     "LimitSettings",
     "ListenAddress",
@@ -50,12 +65,18 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "LogStream",
+    "MaildirSettings",
+    "MaildirUser",
+    "Processor",
     "Protocol",
+    "RemoteAddr",
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
     "TcpAddress",
     "TlsMode",
+    "TlsVersion",
     "Unexpected",
     "UnixAddress",
     "UpstreamAddress",
@@ -63,6 +84,7 @@ __all__ = [
     "is_domain",
     "known_keys",
     "load_settings",
+    "model_document",
     "parse_listen_address",
     "parse_upstream_address",
     "read_document",

@@ -143,9 +143,9 @@ class Scripts:
         """
         envelope = message.envelope
         body = message.form()
-        parameters = post_parameters(
-            self._scripts.save, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip
-        )
+        script = self._scripts.save
+        assert script is not None, "the settings have it with FastCGI in the chain"
+        parameters = post_parameters(script, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip)
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
         if isinstance(answer, Verdict):
