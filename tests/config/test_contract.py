@@ -119,12 +119,21 @@ NOT_YET = {
 }
 
 
+_WITH_TLS = 'tls = "starttls"\ncertificate = "/c"\n'
+
+# What a key of a listener needs beside it.
+_BESIDE = {
+    **dict.fromkeys(("tls_maximum", "ciphers", "curves", "client_certificates"), _WITH_TLS),
+    "client_ca": f'{_WITH_TLS}client_certificates = "optional"\n',
+}
+
+
 def _toml(key: str, value: str) -> str:
     """Write one key as a document; a listener is a unix socket, so that mode and group apply."""
     section, _, name = key.rpartition(".")
     if section == "listeners":
         address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
-        return f"[[listeners]]\n{address}{name} = {value}"
+        return f"[[listeners]]\n{address}{_BESIDE.get(name, '')}{name} = {value}"
     return f"[{section}]\n{name} = {value}" if section else f"{name} = {value}"
 
 
@@ -160,7 +169,8 @@ def test_documented_default_is_what_an_absent_key_means(key: str, kind: str, def
 
 
 def _absent(key: str) -> str:
-    return '[[listeners]]\naddress = "unix:/run/mail.sock"' if key.startswith("listeners.") else ""
+    section, _, name = key.rpartition(".")
+    return f'[[listeners]]\naddress = "unix:/run/mail.sock"\n{_BESIDE.get(name, "")}' if section == "listeners" else ""
 
 
 def test_example_in_the_documentation_is_taken() -> None:

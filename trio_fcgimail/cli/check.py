@@ -20,6 +20,9 @@ from trio_fcgimail import smtp
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
 from trio_fcgimail.config import (
+    Concern,
+    Configuration,
+    ConfigWarning,
     ListenAddress,
     ListenerSettings,
     LogStream,
@@ -64,9 +67,11 @@ class Finding:
     detail: str
 
 
-async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
+async def check_settings(configuration: Configuration, path: Path, *, probe: bool) -> int:
     """Try everything, print the table; returns the exit code."""
+    settings = configuration.settings
     findings = [Finding("configuration", State.GOOD, f"{path} can be read")]
+    findings += map(_warned, configuration.warnings)
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
@@ -77,6 +82,12 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
         findings.append(await _probe(settings))
     _print(findings)
     return RAN_AND_FAILED if any(finding.state is State.BAD for finding in findings) else 0
+
+
+def _warned(warning: ConfigWarning) -> Finding:
+    """What is taken otherwise than it stands in the file; that a key has no effect does no harm."""
+    state = State.GOOD if warning.concern is Concern.UNUSED else State.UNKNOWN
+    return Finding(warning.key, state, f"found {warning.found}: {warning.done}")
 
 
 def _print(findings: list[Finding]) -> None:

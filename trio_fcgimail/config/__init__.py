@@ -1,7 +1,7 @@
 """The settings: typed values, where they come from, and their faults (docs/configuration.md).
 
-`load_settings` reads a TOML file, `serve_settings` does without one; both give a `Settings` or raise
-`ConfigErrors` with every fault at once. Nothing here touches the network.
+`load_configuration` reads a TOML file of ours or a JSON file of go-guerrilla, `serve_settings` does without one; both
+give a `Settings` or raise `ConfigErrors` with every fault at once. Nothing here touches the network.
 """
 
 from trio_fcgimail.config.addresses import (
@@ -43,7 +43,15 @@ from trio_fcgimail.config.settings import (
     TlsMode,
     Unexpected,
 )
-from trio_fcgimail.config.sources import find_configuration, load_settings, serve_settings
+from trio_fcgimail.config.sources import (
+    Configuration,
+    convert_file,
+    find_configuration,
+    load_configuration,
+    load_settings,
+    serve_settings,
+)
+from trio_fcgimail.config.warnings import Concern, ConfigWarning
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -51,8 +59,11 @@ __all__ = [
     "BodyLines",
     "ChainSettings",
     "ClientCertificates",
+    "Concern",
     "ConfigError",
     "ConfigErrors",
+    "ConfigWarning",
+    "Configuration",
     "Curve",
     "DebuggerSettings",
     "Extension",
@@ -80,9 +91,11 @@ __all__ = [
     "Unexpected",
     "UnixAddress",
     "UpstreamAddress",
+    "convert_file",
     "find_configuration",
     "is_domain",
     "known_keys",
+    "load_configuration",
     "load_settings",
     "model_document",
     "parse_listen_address",

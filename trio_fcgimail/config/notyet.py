@@ -100,28 +100,17 @@ _NEW_STEPS: Final = frozenset(("header", "hasher", "debugger", "compressor", "ma
 _CHAIN = '"FastCGI" at the end, and before it at most "HeadersParser"'
 
 _UNSERVED_ROWS: Final = (
-    _off("pid_file", "", '""', "the pid file"),
-    _off("listeners.tls_minimum", "1.2", '"1.2"', "other versions"),
-    _off("listeners.tls_maximum", "", '""', "other versions"),
-    _off("listeners.ciphers", [], "[]", "a choice of ciphers"),
-    _off("listeners.curves", [], "[]", "a choice of curves"),
-    _off("listeners.client_certificates", "none", '"none"', "certificates of clients"),
-    _off("listeners.client_ca", "", '""', "certificates of clients"),
     _off("listeners.hostname", "", '""', "a name for each listener"),
-    _off("listeners.message_octets", 0, "0", "limits of one listener"),
     _off("listeners.idle_seconds", 0, "0", "limits of one listener"),
     _off("listeners.connections", 0, "0", "limits of one listener"),
     _off("listeners.log_file", "", '""', "a log for each listener"),
     NotYet("chain.save", _takes_nothing_new_to_save, _text(_CHAIN, "other processors")),
     NotYet("chain.validate", _takes_nothing_new_to_validate, _text(_CHAIN, "other processors")),
     _off("chain.discard", False, "false", "throwing mails away"),
-    _off("chain.trace_header", True, "true", "mails without our trace header"),
     _off("header.primary_mail_host", "", '""', "the processor Header"),
     _off("debugger.log_received_mails", False, "false", "the processor Debugger"),
     _off("maildir.path", "", '""', "the processor MailDir"),
     _off("maildir.user_map", {}, "{}", "the processor MailDir"),
-    _off("scripts.remote_addr", "peer", '"peer"', "another REMOTE_ADDR"),
-    _off("scripts.server_software", "", '""', "another SERVER_SOFTWARE"),
 )
 
 UNSERVED: Final = {row.key: row for row in _UNSERVED_ROWS}

@@ -10,7 +10,7 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import FastcgiSettings, Settings
+from trio_fcgimail.config import FastcgiSettings, RemoteAddr, ScriptSettings, Settings
 from trio_fcgimail.mail import (
     Answer,
     Envelope,
@@ -73,6 +73,7 @@ class Scripts:
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
+        self._own_parameters = _own_parameters(settings.scripts)
         self._paths = {
             Stage.CONNECT: settings.scripts.connect,
             Stage.HELO: settings.scripts.helo,
@@ -162,6 +163,7 @@ class Scripts:
         hidden: Secret | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
+        parameters = [(name, self._own_parameters.get(name, value)) for name, value in parameters]
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
@@ -220,6 +222,16 @@ def _hide(text: str, secret: Secret) -> str:
 
 async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
+
+
+def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
+    """What the settings have scripts see instead of what is."""
+    own: dict[bytes, bytes] = {}
+    if scripts.remote_addr is RemoteAddr.LOOPBACK:
+        own[b"REMOTE_ADDR"] = scripts.remote_addr.value.encode()
+    if scripts.server_software is not None:
+        own[b"SERVER_SOFTWARE"] = scripts.server_software.encode()
+    return own
 
 
 def _save_connections(fastcgi: FastcgiSettings) -> int:
