@@ -1,5 +1,6 @@
 """Files of go-guerrilla: what they become, what is said about them, and that `convert` means the same."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from operator import attrgetter
@@ -34,11 +35,14 @@ from trio_fcgimail.config import (
     TlsVersion,
     UnixAddress,
     convert_file,
+    known_keys,
     load_configuration,
     model_document,
 )
 from trio_fcgimail.config.conversion import converted
-from trio_fcgimail.config.guerrilla import Translation, translate
+from trio_fcgimail.config.guerrilla import Translation, servers, tls, translate
+from trio_fcgimail.config.guerrilla import backend as backend_config
+from trio_fcgimail.config.guerrilla.translation import KEYS as TOP_KEYS
 from trio_fcgimail.config.notyet import NOT_YET
 
 
@@ -474,17 +478,17 @@ def test_every_error_is_told_at_once() -> None:
 
 def test_disabled_server_is_not_looked_at() -> None:
     disabled = {"is_enabled": False, "timeout": "x", "nonsense": [], "tls": {"tls_always_on": True}, "host_name": "a_b"}
-    servers = [{"is_enabled": True, "listen_interface": "127.0.0.1:25"}, disabled]
-    assert _errors(minimal(servers=servers)) == []
-    assert _warnings(minimal(servers=servers)) == []
+    both = [{"is_enabled": True, "listen_interface": "127.0.0.1:25"}, disabled]
+    assert _errors(minimal(servers=both)) == []
+    assert _warnings(minimal(servers=both)) == []
 
 
 def test_what_servers_have_alike_is_for_all_and_the_rest_their_own() -> None:
-    servers = [
+    both = [
         {"is_enabled": True, "listen_interface": "127.0.0.1:25", "max_size": 5, "timeout": 9, "host_name": "a.example"},
         {"is_enabled": True, "listen_interface": "127.0.0.1:26", "max_size": 6, "timeout": 9, "max_clients": 7},
     ]
-    settings = _modelled(minimal(servers=servers, log_file="/var/log/all.log"))
+    settings = _modelled(minimal(servers=both, log_file="/var/log/all.log"))
     first, second = settings.listeners
     assert (settings.hostname, first.hostname, second.hostname) == ("a.example", None, MACHINE)
     assert (first.message_octets, second.message_octets) == (5, 6)
@@ -578,3 +582,18 @@ def test_what_the_server_cannot_do_yet_is_refused_under_their_key(tmp_path: Path
         load_configuration(path, default_hostname=MACHINE)
     lines = str(caught.value).split("\n")
     assert any("backend_config.save_process: found" in line and "not yet in this version" in line for line in lines)
+
+
+_DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("key", sorted({*TOP_KEYS, *servers.KEYS, *tls.KEYS, *backend_config.KEYS}))
+def test_documentation_has_a_row_for_every_key_of_theirs(key: str) -> None:
+    rows = [line.split("|")[1] for line in _DOCUMENTATION.split("\n") if line.startswith("| `")]
+    assert any(f"`{key}`" in row for row in rows) or key == "tls"
+
+
+def test_documentation_names_keys_of_ours_that_there_are() -> None:
+    sections = "listeners|limits|fastcgi|scripts|chain|header|debugger|maildir|log"
+    named = set(re.findall(rf"`((?:{sections})\.[a-z_]+)`", _DOCUMENTATION))
+    assert named <= set(known_keys())

@@ -228,13 +228,14 @@ def _script_path(path: Path, *, must_exist: bool) -> str:
 @cli.command()
 @click.option("-c", "--config", "config", type=_CONFIGURATION, help="The file to check, TOML or goguerrilla.conf.json.")
 @click.option("--probe", is_flag=True, help="Ask the validate script about postmaster at the first allowed domain.")
-def check(config: Path | None, probe: bool) -> None:
+@click.option("--discard", is_flag=True, help="Take a file whose chain stores no mail anywhere.")
+def check(config: Path | None, probe: bool, discard: bool) -> None:
     """Read the configuration, try everything it names and say what holds; no mail is taken and none saved.
 
     Exit code 0 when all is good, 1 when something fails, 2 when the configuration cannot be read.
     """
     path = config or _configuration_here()
-    configuration = read_configuration(path)
+    configuration = read_configuration(path, discard=discard)
     sys.exit(trio.run(partial(check_settings, configuration, path, probe=probe)))
 
 

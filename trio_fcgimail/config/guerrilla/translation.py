@@ -15,9 +15,9 @@ from trio_fcgimail.config.reader import model_document
 from trio_fcgimail.config.settings import LogLevel
 from trio_fcgimail.config.warnings import Concern, ConfigWarning
 
-__all__ = ["Translation", "translate"]
+__all__ = ["KEYS", "Translation", "translate"]
 
-_KEYS: Final = (
+KEYS: Final = (
     "servers",
     "allowed_hosts",
     "pid_file",
@@ -78,7 +78,7 @@ def translate(text: str, *, file: str, default_hostname: str, may_discard: bool 
         ConfigErrors: with every fault, each under the key of theirs. That the server cannot do something yet is none.
     """
     notes, draft = Notes(file), Draft()
-    fields = Fields(notes, "", parse_json(text, file), _KEYS, elsewhere=_ELSEWHERE)
+    fields = Fields(notes, "", parse_json(text, file), KEYS, elsewhere=_ELSEWHERE)
     log_file = fields.string("log_file") or _STDERR
     found_servers = servers.ServerReader(notes, default_hostname).read(fields.get("servers"))
     hostname = servers.put_servers(found_servers, draft, log_file) or default_hostname
