@@ -597,3 +597,10 @@ def test_documentation_names_keys_of_ours_that_there_are() -> None:
     sections = "listeners|limits|fastcgi|scripts|chain|header|debugger|maildir|log"
     named = set(re.findall(rf"`((?:{sections})\.[a-z_]+)`", _DOCUMENTATION))
     assert named <= set(known_keys())
+
+
+def test_clean_end_of_php_fpm_means_unexecuted_as_soon_as_that_can_be_said() -> None:
+    fastcgi = _translated(minimal()).document["fastcgi"]
+    assert isinstance(fastcgi, Mapping)
+    expected = None if "fastcgi.clean_eof_means_unexecuted" in NOT_YET else True
+    assert fastcgi.get("clean_eof_means_unexecuted") is expected
