@@ -37,6 +37,8 @@ async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener
     """
     try:
         match listener.address:
+            case TcpAddress(host="*", port=port):
+                return list(await trio.open_tcp_listeners(port, backlog=_BACKLOG))
             case TcpAddress(host=host, port=port):
                 return list(await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG))
             case UnixAddress(path=path):

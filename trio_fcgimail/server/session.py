@@ -268,11 +268,12 @@ class Session:
     async def _begin_data(self, event: smtp.DataBegun) -> None:
         settings = self._gateway.settings
         envelope = self._transaction().envelope
-        trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
-        await self._spool(message.add_trace(trace))
+        if settings.chain.trace_header:
+            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+            await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
     async def _take_chunk(self, data: bytes) -> None:
