@@ -10,10 +10,12 @@ from typing import Final, assert_never
 import pytest
 import trio
 
-from tests.playing import READ_SECONDS, CoreWire, Cut, Scripts, SocketWire, check_mails, play
-from tests.support import Journal, Line, ScriptedResponder, Served, serving
-from tests.transcripts import FOLDER, Transcript, TranscriptError, load, parse, unescape
-from trio_fcgimail.config import ConfigErrors, TcpAddress, UnixAddress
+from tests.certificates import Authority
+from tests.playing import READ_SECONDS, Scripts, SocketWire, check_mails, play
+from tests.playing_core import CoreWire, Cut
+from tests.support import Dialogue, Journal, Line, ScriptedResponder, Served, serving
+from tests.transcripts import FOLDER, Expect, Transcript, TranscriptError, load, parse, unescape
+from trio_fcgimail.config import ConfigErrors, TcpAddress, TlsMode, UnixAddress
 
 TRANSCRIPTS: Final = load()
 SOURCE: Final = re.compile(r"\bRFC [0-9]{3,4}(?: (?:[0-9]+|[A-Z])(?:\.[0-9]+)*)?\b|\bdocs/[a-z-]+\.md\b")
@@ -24,14 +26,43 @@ class Over(Enum):
 
     TCP = "tcp"
     UNIX = "unix"
+    TLS = "tcp, and TLS from the first octet"
+    STARTTLS = "unix, and TLS by a STARTTLS before the transcript begins"
 
     def listen(self, folder: Path) -> str:
         """Where the server is to listen."""
         match self:
-            case Over.TCP:
+            case Over.TCP | Over.TLS:
                 return "127.0.0.1:0"
-            case Over.UNIX:
+            case Over.UNIX | Over.STARTTLS:
                 return f"unix:{folder}/smtp"
+            case _:
+                assert_never(self)
+
+    @property
+    def tls(self) -> TlsMode:
+        """The setting of the listener, where a transcript does not say it."""
+        match self:
+            case Over.TCP | Over.UNIX:
+                return TlsMode.NONE
+            case Over.TLS:
+                return TlsMode.IMPLICIT
+            case Over.STARTTLS:
+                return TlsMode.STARTTLS
+            case _:
+                assert_never(self)
+
+    def suits(self, transcript: Transcript) -> bool:
+        """Whether the transcript can be played so: TLS is its own matter, or ours, or not there at all."""
+        match self:
+            case Over.TCP | Over.UNIX:
+                return True
+            case Over.TLS:
+                return transcript.tls is None
+            case Over.STARTTLS:
+                is_greeted = any(isinstance(step, Expect) and step.text.startswith("220 ") for step in transcript.steps)
+                offers_all = not any(line.startswith("extensions ") for line in transcript.settings)
+                return transcript.tls is None and is_greeted and offers_all
             case _:
                 assert_never(self)
 
@@ -46,6 +77,26 @@ async def _dial(house: Served) -> trio.SocketStream:
             raise AssertionError("no address to dial")
 
 
+async def _wire(
+    transcript: Transcript, over: Over, stream: trio.SocketStream, authority: Authority, seconds: float
+) -> SocketWire:
+    """A wire on which the transcript can begin."""
+    if (transcript.tls or over.tls) is TlsMode.IMPLICIT:
+        wire = SocketWire(stream, authority.client, seconds)
+        await wire.start_tls()
+        return wire
+    if over is not Over.STARTTLS:
+        return SocketWire(stream, authority.client, seconds)
+    client = Dialogue(stream)
+    banner = await client.reply()
+    word = b"LHLO" if banner.endswith(b" LMTP\r\n") else b"EHLO"
+    assert b"STARTTLS\r\n" in await client.ask(word + b" before.example")
+    assert (await client.ask(b"STARTTLS")).startswith(b"220 ")
+    wire = SocketWire(stream, authority.client, seconds, heard=banner)
+    await wire.start_tls()
+    return wire
+
+
 async def _play_on_core(transcript: Transcript, cut: Cut = Cut.WHOLE) -> None:
     scripts = Scripts(transcript)
     await play(transcript, CoreWire(transcript, scripts, cut))
@@ -53,7 +104,12 @@ async def _play_on_core(transcript: Transcript, cut: Cut = Cut.WHOLE) -> None:
 
 
 async def _play_on_server(
-    transcript: Transcript, over: Over, folder: Path, journal: Journal, seconds: float = READ_SECONDS
+    transcript: Transcript,
+    over: Over,
+    folder: Path,
+    journal: Journal,
+    authority: Authority,
+    seconds: float = READ_SECONDS,
 ) -> None:
     scripts = Scripts(transcript)
 
@@ -62,11 +118,15 @@ async def _play_on_server(
 
     async with trio.open_nursery() as nursery:
         await ScriptedResponder(nursery, act).listen(folder / "fcgi")
-        config = transcript.configuration(over.listen(folder), f"unix:{folder}/fcgi")
+        upstream = f"unix:{folder}/fcgi"
+        config = transcript.configuration(over.listen(folder), upstream, over.tls, authority.certificate)
         async with serving(config, journal) as house, await _dial(house) as stream:
-            await play(transcript, SocketWire(stream, seconds))
-        check_mails(transcript, scripts)
+            await play(transcript, await _wire(transcript, over, stream, authority, seconds))
+        check_mails(transcript if over.tls is TlsMode.NONE else transcript.over_tls(), scripts)
         nursery.cancel_scope.cancel()
+
+
+PAIRS: Final = [(transcript, over) for transcript in TRANSCRIPTS for over in Over if over.suits(transcript)]
 
 
 @pytest.mark.trio
@@ -77,10 +137,11 @@ async def test_on_the_core(transcript: Transcript, cut: Cut) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("over", Over, ids=attrgetter("name"))
-@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=attrgetter("name"))
-async def test_on_a_server(transcript: Transcript, over: Over, tmp_path: Path, journal: Journal) -> None:
-    await _play_on_server(transcript, over, tmp_path, journal)
+@pytest.mark.parametrize(("transcript", "over"), PAIRS, ids=[f"{one.name}-{over.name}" for one, over in PAIRS])
+async def test_on_a_server(
+    transcript: Transcript, over: Over, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
+    await _play_on_server(transcript, over, tmp_path, journal, authority)
 
 
 # The collection
@@ -179,9 +240,12 @@ async def test_an_altered_transcript_fails_on_the_core(old: str, new: str, cut: 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(("old", "new"), ALTERATIONS)
-async def test_an_altered_transcript_fails_on_a_server(old: str, new: str, tmp_path: Path, journal: Journal) -> None:
+@pytest.mark.parametrize("over", [Over.TCP, Over.TLS], ids=attrgetter("name"))
+async def test_an_altered_transcript_fails_on_a_server(
+    over: Over, old: str, new: str, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        await _play_on_server(_altered(old, new), Over.TCP, tmp_path, journal, seconds=0.5)
+        await _play_on_server(_altered(old, new), over, tmp_path, journal, authority, seconds=0.5)
     assert caught.group_contains(AssertionError)
 
 
