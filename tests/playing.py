@@ -44,6 +44,9 @@ class Scripts:
     def answer(self, request: Request) -> bytes:
         """Answer a request of a server."""
         fields = request.fields
+        body = fields.pop("body", "").encode("latin-1")
+        if request.is_post:
+            fields = {name: value.encode("latin-1").decode() for name, value in fields.items()}
         match Stage(fields["stage"]):
             case Stage.CONNECT as stage:
                 return self.ask(stage)
@@ -56,16 +59,14 @@ class Scripts:
             case Stage.VALIDATE as stage:
                 return self.ask(stage, fields["rcpt_to"])
             case Stage.SAVE:
-                return self._take(fields)
+                return self._take(body, fields)
             case stage:
                 assert_never(stage)
 
-    def _take(self, fields: Mapping[str, str]) -> bytes:
-        values = {name: value.encode("latin-1").decode() for name, value in fields.items() if name != "body"}
-        body = fields["body"].encode("latin-1")
+    def _take(self, body: bytes, fields: Mapping[str, str]) -> bytes:
         trace = _TRACE.match(body)
         assert trace is not None, "no trace header"
-        return self.save(Mail(envelope_line(values), body[trace.end() :], values))
+        return self.save(Mail(envelope_line(fields), body[trace.end() :], fields))
 
 
 def envelope_line(values: Mapping[str, str]) -> str:

@@ -239,7 +239,7 @@ def _over_tls(name: str, value: str) -> str:
 
 
 def _halves(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition(" = ")
+    name, sign, value = (text + " " if text.endswith(" =") else text).partition(" = ")
     if not sign:
         raise TranscriptError('" = " is missing')
     return name, value
