@@ -225,9 +225,9 @@ ALTERATIONS: Final = [
 ]
 
 
-def _altered(old: str, new: str) -> Transcript:
-    assert SAMPLE.count(old) == 1
-    return parse("altered", SAMPLE.replace(old, new))
+def _altered(old: str, new: str, sample: str = SAMPLE) -> Transcript:
+    assert sample.count(old) == 1
+    return parse("altered", sample.replace(old, new))
 
 
 @pytest.mark.trio
@@ -249,11 +249,86 @@ async def test_an_altered_transcript_fails_on_a_server(
     assert caught.group_contains(AssertionError)
 
 
+TLS_SAMPLE: Final = """# A mail over TLS, RFC 3207 4
+! tls = "starttls"
+! connect = PASSED
+! helo bad.example = no
+! auth joe:secret = PASSED
+! mail eve@example.net = 550 5.7.1 Not you
+S: 220 mx.example.com ESMTP
+C: EHLO client.example
+S: 250 ...
+C: STARTTLS
+S: 220 2.0.0 Ready to start TLS
+C: <starttls>
+C: EHLO bad.example
+S: 550 5.7.1 Not accepted
+C: EHLO client.example
+S: 250 ...
+C: AUTH PLAIN AGpvZQBzZWNyZXQ=
+S: 235 2.7.0 Authentication succeeded
+C: MAIL FROM:<eve@example.net>
+S: 550 5.7.1 Not you
+C: MAIL FROM:<joe@example.net>
+C: RCPT TO:<bob@example.com>
+C: DATA
+S: 250 2.1.0 Sender OK
+S: 250 2.1.5 *
+S: 354 *
+C: Well?
+C: .
+S: 250 2.0.0 OK: queued as *
+C: QUIT
+S: 221 2.0.0 Bye
+S: <close>
+D: <joe@example.net> -> <bob@example.com>
+D+ with = ESMTPSA
+D| Well?
+"""
+
+TLS_ALTERATIONS: Final = [
+    pytest.param("! connect = PASSED", "! connect = no", id="another-connect-script"),
+    pytest.param("! helo bad.example", "! helo worse.example", id="another-helo-script"),
+    pytest.param("! auth joe:secret", "! auth joe:other", id="another-password"),
+    pytest.param("! mail eve@example.net", "! mail eva@example.net", id="another-mail-script"),
+    pytest.param("C: <starttls>\n", "", id="no-handshake"),
+    pytest.param("C: STARTTLS\nS: 220 2.0.0 Ready to start TLS\nC: <starttls>\n", "", id="no-tls"),
+    pytest.param("D+ with = ESMTPSA", "D+ with = ESMTPS", id="another-field"),
+]
+
+
+@pytest.mark.trio
+async def test_the_sample_with_tls_holds(tmp_path: Path, journal: Journal, authority: Authority) -> None:
+    sample = parse("sample", TLS_SAMPLE)
+    await _play_on_core(sample)
+    await _play_on_server(sample, Over.TCP, tmp_path, journal, authority)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("old", "new"), TLS_ALTERATIONS)
+async def test_an_altered_transcript_with_tls_fails_on_the_core(old: str, new: str) -> None:
+    with pytest.raises(AssertionError):
+        await _play_on_core(_altered(old, new, TLS_SAMPLE))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("old", "new"), TLS_ALTERATIONS)
+async def test_an_altered_transcript_with_tls_fails_on_a_server(
+    old: str, new: str, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
+    altered = _altered(old, new, TLS_SAMPLE)
+    with pytest.raises(ExceptionGroup) as caught:
+        await _play_on_server(altered, Over.TCP, tmp_path, journal, authority, seconds=0.5)
+    assert caught.group_contains(AssertionError)
+
+
 BROKEN: Final = [
     pytest.param("C: QUIT", "no mark", id="no-mark"),
     pytest.param("C: QUIT", "C:QUIT", id="no-blank"),
     pytest.param("C: QUIT", r"C\: QUIT\q", id="no-such-escape"),
     pytest.param("! save = SAVED id=7", "! save SAVED", id="no-value"),
+    pytest.param("! validate bad@example.com", "! validate", id="a-script-asked-about-nothing"),
+    pytest.param("! validate bad@example.com", "! connect bad@example.com", id="a-script-asked-about-something"),
     pytest.param("S: <close>\n", "", id="nobody-closes"),
     pytest.param("D: <alice@example.net> -> <bob@example.com>\n", "", id="content-of-no-mail"),
 ]
