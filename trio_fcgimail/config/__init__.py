@@ -18,6 +18,7 @@ from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
+    BodyKind,
     BodyLines,
     Extension,
     FastcgiSettings,
@@ -38,6 +39,7 @@ from trio_fcgimail.config.sources import find_configuration, load_settings, serv
 __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
+    "BodyKind",
     "BodyLines",
     "ConfigError",
     "ConfigErrors",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from functools import partial
 from typing import Final, final
 
 import structlog.typing
@@ -12,6 +13,7 @@ import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
+    BOUNDARY_RANDOM_OCTETS,
     Answer,
     Envelope,
     Field,
@@ -24,8 +26,11 @@ from trio_fcgimail.mail import (
     encode_fields,
     failed,
     get_parameters,
+    hide_in_stderr,
+    hide_password,
     judge,
     judge_each,
+    judge_login,
     mail_fields,
     post_parameters,
     session_fields,
@@ -126,14 +131,12 @@ class Scripts:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
         parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
-        body = Body(len(form), _one_piece(form))
+        body = Body(len(form), partial(_one_piece, form))
         password = credentials.password
         answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
         if isinstance(answer, Verdict):
             return answer
-        verdict = judge(Stage.AUTH, answer, unexpected=self._unexpected, queue_id="")
-        lines = (_hide(line, password) for line in verdict.reply.lines)
-        return replace(verdict, reply=verdict.reply.with_lines(*lines), reason=_hide(verdict.reason, password))
+        return judge_login(answer, password)
 
     async def save(self, message: IncomingMessage) -> tuple[Verdict, ...]:
         """Hand over a mail. Only a verdict that accepts may be answered 250.
@@ -142,9 +145,16 @@ class Scripts:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
         envelope = message.envelope
-        body = message.form()
+        asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
+        body = message.body(asked)
         parameters = post_parameters(
-            self._scripts.save, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip
+            self._scripts.save,
+            body.octets,
+            hostname=self._hostname,
+            remote_ip=envelope.session.peer.ip,
+            fields=asked.query,
+            content_type=asked.content_type,
+            more=asked.parameters,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
@@ -166,7 +176,7 @@ class Scripts:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
             self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
-            return failed(f"{type(exc).__name__}: {exc}", stage)
+            return failed(_explain(exc, hidden), stage)
         self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
@@ -175,9 +185,7 @@ class Scripts:
     ) -> None:
         """STDERR and appStatus decide nothing, but they are what an operator looks for."""
         if self._log is not None and (stderr or app_status):
-            text = stderr.decode("utf-8", "replace")
-            if hidden is not None:
-                text = _hide(text, hidden)
+            text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
@@ -213,9 +221,12 @@ class Scripts:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _hide(text: str, secret: Secret) -> str:
-    """What a script printed, without a password that it repeats: that has no business in a log."""
-    return text.replace(secret.reveal(), "[password]")
+def _explain(exc: UpstreamError, hidden: Secret | None) -> str:
+    if hidden is None:
+        return f"{type(exc).__name__}: {exc}"
+    if exc.stderr:  # of which the text has a part, perhaps cut within the password
+        return f"{type(exc).__name__}: see what the script wrote to STDERR"
+    return hide_password(f"{type(exc).__name__}: {exc}".encode(), hidden).decode()
 
 
 async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:

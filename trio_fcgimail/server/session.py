@@ -202,21 +202,19 @@ class Session:
         reply = self._refusal
         if reply is None:
             reply = await self._policy.connection(self._facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._answer(event)
         else:
             self._log.info("connection refused", reply=reply.text)
-            self._answer(event, reply)
+        self._answer(event, None if reply.outcome is smtp.Outcome.OK else reply)
 
     async def _hear_greeting(self, event: smtp.Hello) -> None:
         facts = replace(self._facts, greeting=event.word, helo=event.domain)
         reply = await self._policy.greeting(facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._facts = facts
-            self._forget_mail()
-            self._answer(event)
-        else:
+        if reply.outcome is not smtp.Outcome.OK:
             self._answer(event, reply)
+            return
+        self._facts = facts
+        self._forget_mail()
+        self._answer(event)
 
     async def _start_tls(self) -> None:
         """Encrypt, and forget what was said in the clear (RFC 3207 4.2). Raises HandshakeError."""
@@ -274,7 +272,7 @@ class Session:
         trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
-        message = self._message = IncomingMessage(envelope, self._gateway.room, lines)
+        message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
