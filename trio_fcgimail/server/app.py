@@ -45,7 +45,7 @@ from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
 
-MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
+MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS, and a TLS handshake
 
 
 class Ending(Enum):
@@ -99,7 +99,7 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._connections_by_ip: Counter[str] = Counter()
-        self._polite_refusals = 0
+        self._turned_away: set[Session] = set()
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -171,7 +171,7 @@ class Server:
             await self._cutting.wait()
         if any(not session.is_over for session in self._sessions):
             self._ending = Ending.CUT
-        for session in self._sessions:
+        for session in (*self._sessions, *self._turned_away):
             session.cut()
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
@@ -201,18 +201,19 @@ class Server:
 
         Such a client is no part of what the limits count.
         """
-        if self._polite_refusals >= MAX_POLITE_REFUSALS:
+        if len(self._turned_away) >= MAX_POLITE_REFUSALS:
             self._log.info("connection refused", peer=peer.ip or "unix", reply=reply.text)
             if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
                 with suppress(OSError):
                     os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
             await trio.aclose_forcefully(stream)
             return
-        self._polite_refusals += 1
+        session = Session(stream, peer, entrance, self._gateway, reply)
+        self._turned_away.add(session)
         try:
-            await Session(stream, peer, entrance, self._gateway, reply).run()
+            await session.run()
         finally:
-            self._polite_refusals -= 1
+            self._turned_away.discard(session)
 
     def _refusal(self, listener: ListenerSettings, peer: Peer) -> Reply | None:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""

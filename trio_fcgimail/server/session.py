@@ -65,7 +65,8 @@ class Session:
         gateway: Gateway,
         refusal: Reply | None = None,
     ) -> None:
-        self._stream = stream
+        self._transport = stream
+        self._stream = stream  # which TLS goes around
         self._entrance = entrance
         self._gateway = gateway
         self._limits = gateway.settings.limits
@@ -126,7 +127,7 @@ class Session:
         finally:
             self._forget_mail()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await trio.aclose_forcefully(self._stream)
+                await trio.aclose_forcefully(self._transport)
 
     # The conversation
 
@@ -221,7 +222,7 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
-        self._stream, tls = await start_tls(self._stream, context, seconds=self._limits.tls_handshake_seconds)
+        self._stream, tls = await start_tls(self._transport, context, seconds=self._limits.tls_handshake_seconds)
         self._outlet.use(self._stream)
         self._forget_mail()
         self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=tls)
@@ -417,8 +418,8 @@ class Session:
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
-        if self._outlet.is_torn:
-            return
+        if self._outlet.is_torn or self._conn.waiting_for is smtp.Waiting.HANDSHAKE:
+            return  # what is said to a client that waits for TLS can only be misunderstood
         if self._conn.state is not smtp.State.CLOSED:
             self._outlet.say(self._conn.close(reply))
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):
