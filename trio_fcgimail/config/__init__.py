@@ -14,6 +14,7 @@ from trio_fcgimail.config.addresses import (
 )
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
@@ -50,6 +51,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "PeerList",
     "Protocol",
     "ScriptSettings",
     "Settings",

@@ -140,6 +140,8 @@ class _Reader:
         for listener in [key.removesuffix("address") for key in self._read if _LISTENER_ADDRESS.fullmatch(key)]:
             self._check_tls(listener)
             self._check_auth(listener)
+            if not self._value_of(listener + "xclient_from"):
+                self._refuse_keyword(listener, Extension.XCLIENT, "XCLIENT only beside xclient_from")
 
     def _value_of(self, key: str) -> object:
         read = self._read.get(key)
@@ -166,8 +168,12 @@ class _Reader:
             expected = "it only beside a script scripts.auth"
             self._refuse_set(listener, ("require_auth", "auth_any_recipient", "auth_without_tls"), expected)
             self._refuse_keyword(listener, Extension.AUTH, "AUTH only beside a script scripts.auth")
-        elif self._value_of(listener + "tls") is TlsMode.NONE and not self._value_of(listener + "auth_without_tls"):
+        elif self._value_of(listener + "tls") is TlsMode.NONE and not self._may_login_without_tls(listener):
             self._refuse_set(listener, ("require_auth",), "it only beside tls, or with auth_without_tls = true")
+
+    def _may_login_without_tls(self, listener: str) -> bool:
+        """Whether a listener without TLS may know users: in the clear, or when a proxy in front does TLS."""
+        return bool(self._value_of(listener + "auth_without_tls") or self._value_of(listener + "proxy_protocol_from"))
 
     def _refuse_set(self, listener: str, names: tuple[str, ...], expected: str) -> None:
         for name in names:
