@@ -8,8 +8,10 @@ Use it as a fixture::
 """
 
 import contextlib
+import grp
 import os
 import pwd
+import re
 import select
 import shutil
 import signal
@@ -114,6 +116,7 @@ class PhpFpm:
         request_terminate_timeout: float = 0,
         env: Mapping[str, str] | None = None,
         pool: str = "",
+        sample: str | None = None,
     ) -> None:
         """Prepare it; entering the context starts it.
 
@@ -123,6 +126,7 @@ class PhpFpm:
             request_terminate_timeout: Seconds until a running script is killed; 0 for never.
             env: Further environment, which scripts see with getenv().
             pool: Further lines for the pool's section.
+            sample: Text of a whole pool file to use instead of all these, but for its socket, user and group.
         """
         self._program = require_php()
         self._folder = Path(tempfile.mkdtemp(prefix="fcgimail-fpm-"))
@@ -145,25 +149,22 @@ class PhpFpm:
             "opcache.enable": "0",
         } | dict(ini or {})
         user = script_user()
-        self._configuration = "\n".join(
-            [
-                "[global]",
-                "daemonize = no",
-                f"error_log = {self._log}",
-                "[test]",
-                f"listen = {self.socket_path}",
-                "listen.mode = 0666",
-                *([] if user is None else [f"user = {user}", f"group = {pwd.getpwnam(user).pw_gid}"]),
-                "pm = static",
-                f"pm.max_children = {children}",
-                f"request_terminate_timeout = {request_terminate_timeout:g}s",
-                "catch_workers_output = yes",
-                "clear_env = no",
-                *(f"php_admin_value[{name}] = {value}" for name, value in settings.items()),
-                pool,
-                "",
-            ]
-        )
+        head = ["[global]", "daemonize = no", f"error_log = {self._log}"]
+        own = [
+            "[test]",
+            f"listen = {self.socket_path}",
+            "listen.mode = 0666",
+            *([] if user is None else [f"user = {user}", f"group = {pwd.getpwnam(user).pw_gid}"]),
+            "pm = static",
+            f"pm.max_children = {children}",
+            f"request_terminate_timeout = {request_terminate_timeout:g}s",
+            "catch_workers_output = yes",
+            "clear_env = no",
+            *(f"php_admin_value[{name}] = {value}" for name, value in settings.items()),
+            pool,
+            "",
+        ]
+        self._configuration = "\n".join(head + (own if sample is None else [_as_ours(sample, user, self.socket_path)]))
         self._env = os.environ | dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -245,6 +246,16 @@ class PhpFpm:
         os.kill(pid, signal.SIGKILL)
 
 
+def _as_ours(sample: str, user: str | None, socket_path: Path) -> str:
+    """A pool file with a socket, a user and a group that there are here."""
+    account = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwnam(user)
+    text = re.sub(r"(?m)^((?:listen\.)?group) = .*$", rf"\1 = {grp.getgrgid(account.pw_gid).gr_name}", sample)
+    text = re.sub(r"(?m)^(user|listen\.owner) = .*$", rf"\1 = {account.pw_name}", text)
+    text, found = re.subn(r"(?m)^listen = .*$", f"listen = {socket_path}", text)
+    assert found == 1, "a sample of one pool has one listen line"
+    return text
+
+
 def php_fpm(
     *,
     children: int = 2,
@@ -300,6 +311,7 @@ def call_script(
     *,
     get: Mapping[str, str] | str = "",
     post: Mapping[str, str | bytes] | bytes | None = None,
+    content_type: str = "application/x-www-form-urlencoded",
     keep: int | None = None,
 ) -> Answer:
     """Make one FastCGI request and read its answer; blocks.
@@ -309,6 +321,7 @@ def call_script(
         script: Absolute path of the script.
         get: The query string, or its fields.
         post: The urlencoded form, or its fields; None for a GET request.
+        content_type: Of what is posted.
         keep: Of the body, send only this many octets, but declare them all, and send no more after them; None for
             a whole body.
     """
@@ -318,7 +331,7 @@ def call_script(
         "REQUEST_METHOD": "GET" if post is None else "POST",
         "QUERY_STRING": get if isinstance(get, str) else urlencode(get),
         "CONTENT_LENGTH": "" if post is None else str(len(form)),
-        "CONTENT_TYPE": "" if post is None else "application/x-www-form-urlencoded",
+        "CONTENT_TYPE": "" if post is None else content_type,
     }
     begin = _record(_BEGIN, struct.pack(">HB5x", 1, 0))
     body = _stream(_STDIN, form) if keep is None else _record(_STDIN, form[:keep])

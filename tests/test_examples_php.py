@@ -10,6 +10,8 @@ from typing import Final
 import pytest
 
 from tests.phpfpm import PhpFpm, call_script, open_folder, php_fpm, require_php
+from tests.test_bodies_php import save as send
+from trio_fcgimail.mail import BodyKind
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples" / "php"
 BODY: Final = b"Subject: hi\n\nall octets: " + bytes(range(256)) + b"\r\n.\n" + b"x" * 100_000
@@ -104,6 +106,77 @@ def test_a_mail_that_php_dropped_is_not_saved() -> None:
         assert answer.text == FAILED
         assert "exceeds the limit" in answer.stderr
         assert "the mail is not complete" in answer.stderr
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+KINDS: Final = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.value) for kind in BodyKind])
+
+
+@KINDS
+@pytest.mark.trio
+async def test_a_mail_is_stored_however_it_is_sent(server: PhpFpm, save: str, mails: Path, kind: BodyKind) -> None:
+    answer = await send(server, save, BODY, kind)
+    name = answer.output.decode().removeprefix("SAVED id=")
+    ((stored, content),) = files(mails).items()
+    assert (stored[:16], answer.stderr) == (name, b"")
+    assert content == (BODY.replace(b"\r\n", b"\n") if kind is BodyKind.FORM else BODY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ini", "told"),
+    [
+        pytest.param(BodyKind.MULTIPART, {"upload_max_filesize": "1000"}, "no upload: error 1", id="too-large"),
+        pytest.param(BodyKind.MULTIPART, {"file_uploads": "0"}, 'no upload: error "missing"', id="no-uploads"),
+        pytest.param(BodyKind.MULTIPART, {"enable_post_data_reading": "0"}, 'error "missing"', id="no-reading"),
+        pytest.param(BodyKind.MULTIPART, {"post_max_size": "1000"}, 'no upload: error "missing"', id="multipart"),
+        pytest.param(BodyKind.FORM, {"enable_post_data_reading": "0"}, "not complete: no body", id="form-no-reading"),
+    ],
+)
+@pytest.mark.trio
+async def test_a_mail_that_php_dropped_is_not_saved_however_it_is_sent(
+    kind: BodyKind, ini: dict[str, str], told: str
+) -> None:
+    with PhpFpm(children=1, ini=ini, env={"FCGIMAIL_DIR": "/nonexistent"}) as php:
+        script = php.script("save.php", (EXAMPLES / "save.php").read_text())
+        answer = await send(php, script, BODY, kind)
+    assert answer.output.decode() == FAILED
+    assert told in answer.stderr.decode()
+
+
+_PART: Final = b'--B\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+_UPLOAD: Final = b"".join(
+    [
+        _PART % (b"size", b"", b"10"),
+        _PART % (b"mail_digest", b"", DIGEST.encode()),
+        _PART % (b"body", b'; filename="a"', b"0123456789"),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "post", "keep"),
+    [
+        pytest.param("message/rfc822", b"0123456789", 5, id="raw-cut"),
+        pytest.param("message/rfc822", b"01234", None, id="raw-short"),
+        pytest.param("message/rfc822", b"", None, id="raw-empty"),
+        pytest.param("multipart/form-data; boundary=B", _UPLOAD, None, id="multipart-without-an-end"),
+        pytest.param("multipart/form-data; boundary=B", _UPLOAD.replace(b"9", b"") + b"--B--\r\n", None, id="short"),
+        pytest.param("multipart/form-data; boundary=C", _UPLOAD + b"--B--\r\n", None, id="another-boundary"),
+        pytest.param("multipart/form-data; boundary=B", _UPLOAD.replace(b'"body"', b'"body[]"') + b"--B--\r\n", None,
+                     id="many-files"),
+    ],
+)  # fmt: skip
+def test_what_is_cut_is_not_saved(
+    server: PhpFpm, save: str, mails: Path, content_type: str, post: bytes, keep: int | None
+) -> None:
+    query = {"size": "10", "mail_digest": DIGEST}
+    answer = call_script(server.socket_path, save, get=query, post=post, content_type=content_type, keep=keep)
+    assert answer.text == FAILED
+    assert "save.php:" in answer.stderr
+    assert not mails.exists() or not any(mails.iterdir())
 
 
 def test_a_folder_that_cannot_be_written(server: PhpFpm, save: str, mails: Path) -> None:

@@ -14,6 +14,7 @@ from tests.mail.support import QUEUE_ID, envelope
 from tests.phpfpm import PhpFpm, php_fpm
 from trio_fcgimail.config import UnixAddress
 from trio_fcgimail.mail import (
+    BOUNDARY_RANDOM_OCTETS,
     Answer,
     BodyLines,
     Meaning,
@@ -59,7 +60,7 @@ async def save(php: PhpFpm, script: str, content: bytes, lines: BodyLines, memor
     message = IncomingMessage(MAIL, SpoolRoom(directory=None, memory_octets=memory, total_octets=None), lines)
     for at in range(0, len(content), 65_521):
         await message.add(content[at : at + 65_521])
-    body = message.form()
+    body = message.body(message.save_request(bytes(BOUNDARY_RANDOM_OCTETS)))
     stream = await upstream.connect(UnixAddress(str(php.socket_path)), seconds=SECONDS)
     parameters = post_parameters(script, body.octets, hostname=HOST, remote_ip="192.0.2.1")
     answer = await upstream.request(stream, parameters, body, seconds=SECONDS)

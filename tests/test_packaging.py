@@ -75,6 +75,7 @@ def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(built: Bui
     info = f"trio_fcgimail-{__version__}.dist-info"
     modules = {f"{path.relative_to(ROOT)}" for path in (ROOT / "trio_fcgimail").rglob("*.py")}
     assert modules <= names
+    assert "trio_fcgimail/cli/probe.php" in names  # what check --probe-script says to copy
     assert {"trio_fcgimail/py.typed", f"{info}/licenses/LICENSE", f"{info}/entry_points.txt"} <= names
     assert {name.split("/")[0] for name in names} == {"trio_fcgimail", info}
 

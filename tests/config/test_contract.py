@@ -63,7 +63,7 @@ CONTRACT = {
     "scripts.validate_seconds": "5",
     "scripts.save": '"/srv/mail/save.php"',
     "scripts.save_seconds": "30",
-    "scripts.body": '"form"',
+    "scripts.body": '"raw"',
     "scripts.line_ends": '"lf"',
     "scripts.unexpected_output": '"tempfail"',
     "scripts.auth": '"/srv/mail/auth.php"',

@@ -275,8 +275,6 @@ LATER = [
     _later(
         "[fastcgi]\nclean_eof_means_unexecuted = true", "fastcgi.clean_eof_means_unexecuted", "true", "false (retries"
     ),
-    _later('[scripts]\nbody = "raw"', "scripts.body", '"raw"', '"form" (multipart and raw bodies'),
-    _later('[scripts]\nbody = "multipart"', "scripts.body", '"multipart"', '"form" (multipart and raw bodies'),
     *(
         _later(
             f'[scripts]\n{stage} = "/x"',

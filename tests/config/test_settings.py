@@ -8,6 +8,7 @@ import pytest
 from tests.config.support import read
 from trio_fcgimail.config import (
     BareNewline,
+    BodyKind,
     BodyLines,
     Extension,
     FastcgiSettings,
@@ -71,6 +72,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             validate_seconds=5.0,
             save="/srv/mail/save.php",
             save_seconds=30.0,
+            body=BodyKind.FORM,
             line_ends=BodyLines.LF,
             unexpected_output=Unexpected.TEMPFAIL,
         ),
@@ -106,6 +108,10 @@ TAKEN = [
     ),
     pytest.param('[scripts]\nvalidate = "/v.php"', "scripts.validate", "/v.php", id="validate"),
     pytest.param('[scripts]\nvalidate = ""', "scripts.validate", None, id="no-validate"),
+    *(
+        pytest.param(f'[scripts]\nbody = "{kind.value}"', "scripts.body", kind, id=f"body-{kind.value}")
+        for kind in BodyKind
+    ),
     pytest.param('[scripts]\nline_ends = "crlf"', "scripts.line_ends", BodyLines.CRLF, id="line-ends"),
     pytest.param(
         '[scripts]\nunexpected_output = "reject"', "scripts.unexpected_output", Unexpected.REJECT, id="unexpected"

@@ -11,9 +11,11 @@ import pytest
 
 from tests.mail.support import ALICE, BOB, CAROL, QUEUE_ID, envelope
 from trio_fcgimail.mail import (
+    BOUNDARY_RANDOM_OCTETS,
     MAX_ANSWER_OCTETS,
     MAX_STDERR_OCTETS,
     Answer,
+    BodyKind,
     DsnWish,
     MailDigest,
     Meaning,
@@ -23,11 +25,14 @@ from trio_fcgimail.mail import (
     get_parameters,
     has_room,
     judge,
+    mail_parameters,
     post_parameters,
     save_fields,
+    save_request,
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
+from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS
 from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, Mailbox, OriginalRecipient
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text()
@@ -150,7 +155,26 @@ def test_each_parameter_is_named() -> None:
     assert set(re.findall(r"`([A-Z_]+)`", sentence)) == names
 
 
+def test_each_kind_of_body_is_told() -> None:
+    told = {
+        row[0].strip('`"'): row[1].strip("`")
+        for row in rows("| `scripts.body` | `CONTENT_TYPE` | the mail | the other fields | lines end in |")
+    }
+    asked = {
+        kind: save_request(kind, [], 0, queue_id="q", randomness=bytes(BOUNDARY_RANDOM_OCTETS)) for kind in BodyKind
+    }
+    assert told == {kind.value: request.content_type.partition(";")[0] for kind, request in asked.items()}
+
+
+def test_the_parameters_of_raw_are_named_as_is_told() -> None:
+    (sentence,) = re.findall(r"without a second `MAIL_`: (.*?)\. Only", PAGE, re.DOTALL)
+    names = {name.decode() for name, _ in mail_parameters(save_fields(MAIL, Received("", "", 0)))}
+    assert set(re.findall(r"`([A-Z_0-9]+)`", sentence)) <= names
+
+
 def test_the_numbers_are_those_of_the_code() -> None:
+    assert f"at most {MAX_FIELDS} fields" in PAGE
+    assert f"at most {MAX_METADATA_OCTETS:,} octets written as a query" in PAGE
     assert f"at most {MAX_SUBJECT_OCTETS} octets" in PAGE
     assert f"more than {MAX_ANSWER_OCTETS:,} octets" in PAGE
     assert f"up to {MAX_STDERR_OCTETS:,} octets" in PAGE

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.mail.support import ALICE, BOB, CAROL, cut, envelope
-from trio_fcgimail.mail import BodyLines, HeaderFacts, MailDigest, save_fields
+from trio_fcgimail.mail import BOUNDARY_RANDOM_OCTETS, BodyLines, HeaderFacts, MailDigest, save_fields
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.spool import SpoolFullError, SpoolRoom
 
@@ -28,8 +28,8 @@ def as_script_gets_it(content: bytes, lines: BodyLines) -> bytes:
 
 
 async def form_of(message: IncomingMessage) -> bytes:
-    form = message.form()
-    octets = b"".join([piece async for piece in form.pieces])
+    form = message.body(message.save_request(bytes(BOUNDARY_RANDOM_OCTETS)))
+    octets = b"".join([piece async for piece in form.pieces()])
     assert len(octets) == form.octets
     return octets
 

@@ -199,7 +199,7 @@ async def test_a_refused_recipient_is_no_recipient(
     [
         pytest.param(b"u%04d@example.com", 860, id="900-fields"),
         pytest.param(
-            b"%04d." + 56 * b"x" + b"@" + 60 * b"y" + b"." + 60 * b"y" + b".example.com", 229, id="60000-octets"
+            b"%04d." + 56 * b"x" + b"@" + 60 * b"y" + b"." + 60 * b"y" + b".example.com", 227, id="60000-octets"
         ),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedIOBase
 from typing import Final
 
@@ -73,7 +74,7 @@ async def call_script(
         parameters = get_parameters(script, fields, hostname=hostname, remote_ip="127.0.0.1")
     else:
         octets = max(0, os.fstat(post.fileno()).st_size - post.tell())
-        body = Body(octets, _pieces(post, octets))
+        body = Body(octets, partial(_pieces, post, post.tell(), octets))
         parameters = post_parameters(
             script, octets, hostname=hostname, remote_ip="127.0.0.1", fields=fields, content_type=content_type
         )
@@ -91,9 +92,10 @@ async def call_script(
     return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
 
 
-async def _pieces(source: BufferedIOBase, octets: int) -> AsyncGenerator[bytes, None]:
+async def _pieces(source: BufferedIOBase, start: int, octets: int) -> AsyncGenerator[bytes, None]:
     """The file as long as it was when its length was told; one that grows meanwhile is cut there."""
     file = trio.wrap_file(source)
+    await file.seek(start)
     while octets and (piece := await file.read(min(_BLOCK_OCTETS, octets))):
         octets -= len(piece)
         yield piece

@@ -6,10 +6,9 @@ import os
 import shutil
 import ssl
 import tempfile
-from dataclasses import dataclass
-from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
-from typing import Final, assert_never, final
+from typing import Final, assert_never
 
 import rich.console
 import rich.table
@@ -18,52 +17,38 @@ import trio
 
 from trio_fcgimail import smtp
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
+from trio_fcgimail.cli.finding import Finding, State
+from trio_fcgimail.cli.phplimits import judge_php
+from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
 from trio_fcgimail.config import ListenerSettings, ScriptSettings, Settings, TcpAddress, TlsMode, UnixAddress
-from trio_fcgimail.mail import Envelope, Meaning, Peer, Session
+from trio_fcgimail.mail import Envelope, Meaning, Peer, Session, clean, get_parameters
 from trio_fcgimail.server import ListenError
 from trio_fcgimail.server.entrance import open_entrance, server_options
 from trio_fcgimail.server.listeners import close_listener, open_listeners
 from trio_fcgimail.server.scripts import Scripts
-from trio_fcgimail.server.upstream import UpstreamError, connect
+from trio_fcgimail.server.upstream import UpstreamError, connect, request
 from trio_fcgimail.smtp import GreetingWord, Mailbox
 
 _BANNER_SECONDS: Final = 3.0
 _LITTLE_FREE_OCTETS: Final = 1 << 30
+_LIMITS: Final = "PHP's limits"
 
 
-class State(Enum):
-    """How a thing that was tried stands."""
-
-    GOOD = "good"
-    UNKNOWN = "unknown"
-    BAD = "bad"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One row of the table.
+async def check_settings(settings: Settings, path: Path, *, probe: bool, probe_script: str | None) -> int:
+    """Try everything, print the table; returns the exit code.
 
     Args:
-        subject: the key or the thing.
-        detail: what was found, and how to mend it when it is bad.
+        probe: whether to ask the validate script.
+        probe_script: the path of probe.php, as the FastCGI server sees it; None to leave PHP's limits unknown.
     """
-
-    subject: str
-    state: State
-    detail: str
-
-
-async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
-    """Try everything, print the table; returns the exit code."""
     findings = [Finding("configuration", State.GOOD, f"{path} can be read")]
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings.append(await _check_upstream(settings))
     findings += _check_scripts(settings.scripts)
-    findings.append(_check_php_limits(settings))
+    findings += [_unknown_limits(settings)] if probe_script is None else await _ask_php(settings, probe_script)
     if probe:
         findings.append(await _probe(settings))
     _print(findings)
@@ -192,12 +177,32 @@ def _check_script(key: str, script: str) -> Finding:
     return Finding(key, State.UNKNOWN, f"{script} is not on this machine; a call tells whether the server has it")
 
 
-def _check_php_limits(settings: Settings) -> Finding:
+def _unknown_limits(settings: Settings) -> Finding:
     octets = settings.limits.message_octets
     mails = "mails of any size" if octets is None else f"mails of {octets} octets"
     return Finding(
-        "PHP's limits", State.UNKNOWN, f"not asked for: post_max_size and memory_limit must have room for {mails}"
+        _LIMITS,
+        State.UNKNOWN,
+        f"not asked for: post_max_size, memory_limit and others must have room for {mails}; "
+        f"copy {PROBE_SCRIPT} to where PHP may read it, and name it with --probe-script",
     )
+
+
+async def _ask_php(settings: Settings, script: str) -> list[Finding]:
+    """What the probe says, judged; or why it says nothing."""
+    parameters = get_parameters(script, [], hostname=settings.hostname, remote_ip="127.0.0.1")
+    try:
+        stream = await connect(settings.fastcgi.upstreams[0], seconds=settings.fastcgi.connect_seconds)
+        answer = await request(stream, parameters, None, seconds=settings.scripts.validate_seconds)
+        if answer.status == HTTPStatus.OK:
+            return list(judge_php(read_report(answer.output), settings))
+    except UpstreamError as exc:
+        return [Finding(_LIMITS, State.BAD, f"the probe cannot be asked: {exc}")]
+    except NoReportError as exc:
+        fault = f"{script} is not our probe, or of another version ({exc})"
+    else:
+        fault = f"{script}: HTTP status {answer.status}, {clean(answer.output, 100)}"
+    return [Finding(_LIMITS, State.BAD, f"{fault}; copy {PROBE_SCRIPT} there, readable for PHP")]
 
 
 async def _probe(settings: Settings) -> Finding:

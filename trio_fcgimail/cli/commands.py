@@ -204,14 +204,21 @@ def _script_path(path: Path, *, must_exist: bool) -> str:
 @cli.command()
 @click.option("-c", "--config", "config", type=_CONFIGURATION, help="The TOML file to check.")
 @click.option("--probe", is_flag=True, help="Ask the validate script about postmaster at the first allowed domain.")
-def check(config: Path | None, probe: bool) -> None:
+@click.option(
+    "--probe-script",
+    metavar="PATH",
+    help="Ask PHP for its limits: where the FastCGI server sees a copy of our probe.php.",
+)
+def check(config: Path | None, probe: bool, probe_script: str | None) -> None:
     """Read the configuration, try everything it names and say what holds; no mail is taken and none saved.
 
     Exit code 0 when all is good, 1 when something fails, 2 when the configuration cannot be read.
     """
+    if probe_script is not None and (not probe_script.startswith("/") or "\0" in probe_script):
+        raise click.UsageError("--probe-script is an absolute path.")
     path = config or _configuration_here()
     settings = read_settings(path)
-    sys.exit(trio.run(partial(check_settings, settings, path, probe=probe)))
+    sys.exit(trio.run(partial(check_settings, settings, path, probe=probe, probe_script=probe_script)))
 
 
 @cli.command()

@@ -19,6 +19,7 @@ from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
+    BodyKind,
     BodyLines,
     Extension,
     FastcgiSettings,
@@ -39,6 +40,7 @@ from trio_fcgimail.config.sources import find_configuration, load_settings, serv
 __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
+    "BodyKind",
     "BodyLines",
     "ConfigError",
     "ConfigErrors",

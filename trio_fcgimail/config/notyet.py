@@ -52,7 +52,6 @@ _ROWS: Final = (
     NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
     _off("fastcgi.keep_alive", False, "false", "kept connections"),
     _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
-    _off("scripts.body", "form", '"form"', "multipart and raw bodies"),
     _off("status.address", "", '""', "the status page"),
 )
 

@@ -35,12 +35,13 @@ from trio_fcgimail.config.rules import (
     text,
     whole,
 )
-from trio_fcgimail.mail import BodyLines, Unexpected
+from trio_fcgimail.mail import BodyKind, BodyLines, Unexpected
 from trio_fcgimail.smtp import BareNewline, Extension
 
 __all__ = [
     "DEFAULT_LISTEN",
     "BareNewline",
+    "BodyKind",
     "BodyLines",
     "Extension",
     "FastcgiSettings",
@@ -235,7 +236,7 @@ class FastcgiSettings:
 class ScriptSettings:
     """`[scripts]`; without `validate` every recipient of the allowed hosts is taken, without `auth` nobody logs in.
 
-    `validate_seconds` is the time of a try of every stage but save.
+    `validate_seconds` is the time of a try of every stage but save; `line_ends` is of a form only.
     """
 
     connect: Annotated[str | None, _OPTIONAL_SCRIPT] = None
@@ -246,6 +247,7 @@ class ScriptSettings:
     validate_seconds: Annotated[float, seconds()] = 5.0
     save: Annotated[str, _SCRIPT]
     save_seconds: Annotated[float, seconds()] = 30.0
+    body: Annotated[BodyKind, one_of(BodyKind)] = BodyKind.FORM
     line_ends: Annotated[BodyLines, one_of(BodyLines)] = BodyLines.LF
     unexpected_output: Annotated[Unexpected, one_of(Unexpected)] = Unexpected.TEMPFAIL
 

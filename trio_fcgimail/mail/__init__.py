@@ -1,11 +1,13 @@
 """One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
 
+from trio_fcgimail.mail.body import BodyKind, SaveRequest, mail_parameters, save_request
 from trio_fcgimail.mail.digest import MailDigest
 from trio_fcgimail.mail.domains import comparable_domain
 from trio_fcgimail.mail.draft import EnvelopeDraft
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
+from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
 from trio_fcgimail.mail.request import (
     Field,
     Parameter,
@@ -39,11 +41,13 @@ from trio_fcgimail.mail.verdict import (
 )
 
 __all__ = [
+    "BOUNDARY_RANDOM_OCTETS",
     "LOSS_OCTETS",
     "MAX_ANSWER_OCTETS",
     "MAX_STDERR_OCTETS",
     "Answer",
     "BodyEncoder",
+    "BodyKind",
     "BodyLines",
     "BodyMeter",
     "DsnWish",
@@ -57,6 +61,7 @@ __all__ = [
     "Parameter",
     "Peer",
     "Received",
+    "SaveRequest",
     "Session",
     "Stage",
     "TlsFacts",
@@ -77,12 +82,14 @@ __all__ = [
     "judge",
     "judge_each",
     "mail_fields",
+    "mail_parameters",
     "new_queue_id",
     "octets_of",
     "post_parameters",
     "received_header",
     "recipient_fields",
     "save_fields",
+    "save_request",
     "session_fields",
     "validate_fields",
 ]

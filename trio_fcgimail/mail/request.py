@@ -15,7 +15,8 @@ from trio_fcgimail import __version__
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Session
 from trio_fcgimail.smtp import Credentials, Mailbox
 
-MAX_METADATA_OCTETS: Final = 60_000  # of raw metadata: a FastCGI parameter ends at 65,535 and escapes need room
+MAX_METADATA_OCTETS: Final = 60_000  # of a query: with the script's name, 4,096 at most, it is REQUEST_URI, and a
+# FastCGI pair ends at 65,535
 MAX_FIELDS: Final = 900  # PHP drops what exceeds max_input_vars, 1,000 as shipped
 RESERVED_OCTETS: Final = 12_288  # of these 60,000, for the subject and everything that is not a recipient
 RESERVED_FIELDS: Final = 40
@@ -47,8 +48,11 @@ def has_room(fields: int, octets: int) -> bool:
 
 
 def octets_of(fields: Iterable[Field]) -> int:
-    """What fields add to the metadata: their names, their values and the marks around them."""
-    return sum(len(name) + len(value.encode()) + len("=&") for name, value in fields)
+    """What fields add to the metadata: their names, their values and the marks around them, as in a query.
+
+    So it is the most that they take anywhere, and whether a mail has room does not depend on how it is sent.
+    """
+    return sum(len(name) + len(quote_plus(value, errors="replace")) + len("=&") for name, value in fields)
 
 
 def recipient_fields(number: int, recipient: Mailbox, wish: DsnWish) -> list[Field]:
@@ -161,9 +165,10 @@ def post_parameters(
     remote_ip: str,
     fields: Iterable[Field] = (),
     content_type: str = FORM_TYPE,
+    more: Iterable[Parameter] = (),
 ) -> list[Parameter]:
-    """The CGI parameters of a POST of so many octets; ``fields`` go into the query string."""
-    return _parameters(
+    """The CGI parameters of a POST of so many octets, and ``more``; ``fields`` go into the query string."""
+    cgi = _parameters(
         script,
         hostname,
         remote_ip,
@@ -172,6 +177,7 @@ def post_parameters(
         ("CONTENT_LENGTH", str(octets)),
         query=query_string(fields),
     )
+    return [*cgi, *more]
 
 
 def _parameters(script: str, hostname: str, remote_ip: str, *own: Field, query: str = "") -> list[Parameter]:

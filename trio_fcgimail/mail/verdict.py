@@ -114,7 +114,9 @@ _LOST_BY_PHP: Final = re.compile(
     rb"PHP (?:Fatal|Parse|Recoverable fatal|Catchable fatal) error"
     rb"|POST Content-Length of [0-9]+ bytes exceeds the limit|Actual POST length does not match Content-Length"
     rb"|POST data can't be buffered|Input variables exceeded|Input variable nesting level exceeded"
-    rb"|Multipart body parts limit exceeded|Unable to create temporary file|unable to create a temporary file"
+    rb"|Multipart body parts limit exceeded|File Upload Mime headers garbled"
+    rb"|(?:Missing boundary|Invalid boundary|Boundary too large) in multipart/form-data POST data"
+    rb"|Unable to create temporary file|unable to create a temporary file"
     rb"|Maximum number of allowable file uploads"
 )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Final, final
 
 from trio_fcgimail.mail import (
     BodyEncoder,
+    BodyKind,
     BodyLines,
     BodyMeter,
     Envelope,
@@ -15,23 +17,30 @@ from trio_fcgimail.mail import (
     HeaderReader,
     MailDigest,
     Received,
-    encode_fields,
+    SaveRequest,
     save_fields,
+    save_request,
 )
 from trio_fcgimail.server.spool import Spool, SpoolRoom
 from trio_fcgimail.server.upstream import Body
 
-_BODY_NAME: Final = b"body="
+_ENCODED_OCTETS: Final = 65_536  # at once: a millisecond where every octet needs an escape
 
 
 @final
 class IncomingMessage:
-    """The content of one mail, spooled, with its digest, its header's facts and the size of its form."""
+    """The content of one mail, spooled, with its digest, its header's facts and the size of its form.
 
-    def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines) -> None:
+    Args:
+        lines: how they end in a form; the other kinds have them as they came.
+        kind: how the save script gets it.
+    """
+
+    def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines, kind: BodyKind = BodyKind.FORM) -> None:
         self.envelope = envelope
         self.octets = 0  # of the content as received
-        self._lines = lines
+        self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
+        self._kind = kind
         self._spool = Spool(room)
         self._digest = MailDigest(envelope.mail_from, envelope.recipients)
         self._headers = HeaderReader()
@@ -58,20 +67,43 @@ class IncomingMessage:
         """What the save script is told about the content, once it is complete."""
         return Received(self.header_facts().subject, self._digest.hexdigest(), self._meter.size(self._lines))
 
-    def form(self) -> Body:
-        """The request body of the save script: ``body`` first, as its name sorts there, then the other fields."""
-        rest = b"&" + encode_fields(save_fields(self.envelope, self.received()))
-        octets = len(_BODY_NAME) + self._meter.encoded_size(self._lines) + len(rest)
-        return Body(octets, self._form_pieces(rest))
+    def save_request(self, randomness: bytes) -> SaveRequest:
+        """The request of the save script, all but the content, which is complete.
 
-    async def _form_pieces(self, rest: bytes) -> AsyncGenerator[bytes, None]:
-        yield _BODY_NAME
+        Args:
+            randomness: drawn now; see :data:`~trio_fcgimail.mail.BOUNDARY_RANDOM_OCTETS`.
+        """
+        meter = self._meter
+        content_octets = meter.encoded_size(self._lines) if self._kind is BodyKind.FORM else meter.size(BodyLines.CRLF)
+        fields = save_fields(self.envelope, self.received())
+        queue_id = self.envelope.queue_id
+        return save_request(self._kind, fields, content_octets, queue_id=queue_id, randomness=randomness)
+
+    def body(self, asked: SaveRequest) -> Body:
+        """Its body, which can be read as often as needed until the message is closed."""
+        return Body(asked.octets, partial(self._pieces, asked))
+
+    async def _pieces(self, asked: SaveRequest) -> AsyncGenerator[bytes, None]:
+        if asked.before:
+            yield asked.before
+        async with aclosing(self._content()) as pieces:
+            async for piece in pieces:
+                yield piece
+        if asked.behind:
+            yield asked.behind
+
+    def _content(self) -> AsyncGenerator[bytes, None]:
+        return self._encoded() if self._kind is BodyKind.FORM else self._spool.pieces()
+
+    async def _encoded(self) -> AsyncGenerator[bytes, None]:
         encoder = BodyEncoder(self._lines)
         async with aclosing(self._spool.pieces()) as pieces:
             async for piece in pieces:
-                if encoded := encoder.encode(piece):
-                    yield encoded
-        yield encoder.finish() + rest
+                for at in range(0, len(piece), _ENCODED_OCTETS):
+                    if encoded := encoder.encode(piece[at : at + _ENCODED_OCTETS]):
+                        yield encoded
+        if rest := encoder.finish():
+            yield rest
 
     def close(self) -> None:
         """Forget the content."""

@@ -52,9 +52,10 @@ __all__ = [
     "run_php",
 ]
 
-#: Least memory of a script (PHP's own default), and what a form of N octets takes of it: 4.6 N was measured.
+#: Least memory of a script (PHP's own default), and what a form of N octets takes of it: 4.6 N was measured, and 8 N
+#: of nothing but "%".
 MEMORY_FLOOR_OCTETS: Final = 128 << 20
-MEMORY_PER_BODY_OCTET: Final = 6
+MEMORY_PER_BODY_OCTET: Final = 8
 #: Of a unix socket's address (108 octets on Linux, 104 on the BSDs), less the room for our own names.
 FOLDER_OCTETS: Final = 64
 #: Names in our environment that would make PHP take itself for somebody else's service or child.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final, final
 
 import structlog.typing
@@ -12,6 +14,7 @@ import trio
 
 from trio_fcgimail.config import FastcgiSettings, Settings
 from trio_fcgimail.mail import (
+    BOUNDARY_RANDOM_OCTETS,
     Answer,
     Envelope,
     Field,
@@ -126,7 +129,7 @@ class Scripts:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
         parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
-        body = Body(len(form), _one_piece(form))
+        body = Body(len(form), partial(_one_piece, form))
         password = credentials.password
         answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
         if isinstance(answer, Verdict):
@@ -142,9 +145,16 @@ class Scripts:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
         envelope = message.envelope
-        body = message.form()
+        asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
+        body = message.body(asked)
         parameters = post_parameters(
-            self._scripts.save, body.octets, hostname=self._hostname, remote_ip=envelope.session.peer.ip
+            self._scripts.save,
+            body.octets,
+            hostname=self._hostname,
+            remote_ip=envelope.session.peer.ip,
+            fields=asked.query,
+            content_type=asked.content_type,
+            more=asked.parameters,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)

@@ -336,7 +336,7 @@ class Session:
         trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
-        message = self._message = IncomingMessage(envelope, self._gateway.room, lines)
+        message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 

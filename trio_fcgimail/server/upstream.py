@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
@@ -55,11 +55,11 @@ class Body:
 
     Args:
         octets: exactly what ``pieces`` will give in all.
-        pieces: read once, and closed when the request is over.
+        pieces: begins a reading, which is closed when the request is over; another try begins another one.
     """
 
     octets: int
-    pieces: AsyncGenerator[bytes, None]
+    pieces: Callable[[], AsyncGenerator[bytes, None]]
 
 
 class Connect(Protocol):
@@ -196,7 +196,7 @@ class _Exchange:
         try:
             gathered = self._conn.begin_request(_REQUEST_ID, params=parameters)
             if body is not None:
-                async with aclosing(body.pieces) as pieces:
+                async with aclosing(body.pieces()) as pieces:
                     async for piece in pieces:
                         if len(gathered) >= _GATHER_OCTETS:
                             await self._stream.send_all(gathered)

@@ -22,6 +22,8 @@ from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.state import Verb
 
 _CHUNK_WORD: Final = re.compile(rb"[\x00-\x20]*BDAT(?![!-~])", re.IGNORECASE)
+_AUTH_WORD: Final = re.compile(rb"AUTH[ \t]", re.IGNORECASE)
+AUTH_WORD_OCTETS: Final = 5  # that begins_auth() needs
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # HT is white space to lenient senders
 
 # A browser or an HTTP client was talked into sending a form to us: what follows would be run as commands.
@@ -145,6 +147,11 @@ def parse_chunk(rest: str) -> Chunk:
 def announces_chunk(line: bytes) -> bool:
     """Whether a line that is no command was to be a BDAT all the same, so that what follows it is no command either."""
     return _CHUNK_WORD.match(line) is not None
+
+
+def begins_auth(line: bytes) -> bool:
+    """Whether a line is an AUTH with an argument, which may be longer than other commands (RFC 4954 4)."""
+    return _AUTH_WORD.match(line) is not None
 
 
 def _split_path(keyword: str, rest: str, paths: Paths, bad: Reply) -> tuple[str, str]:
