@@ -319,16 +319,25 @@ class House:
         )
         self._nursery = nursery
 
-    def session(self, stream: trio.abc.Stream, visitor: Visitor | None = None, refusal: Reply | None = None) -> Session:
-        """A session that does not run yet; nobody was asked whether there is room for it."""
+    def session(
+        self,
+        stream: trio.abc.Stream,
+        visitor: Visitor | None = None,
+        refusal: Reply | None = None,
+        place: Place | None = None,
+    ) -> Session:
+        """A session that does not run yet; without a place nobody was asked whether there is room for it."""
         entrance = open_entrance(self.settings, self.settings.listeners[0])
-        place = Place(self.gateway.ledger, self.settings.limits)
-        return Session(stream, visitor or Visitor(CLIENT), entrance, self.gateway, place, refusal)
+        return Session(stream, visitor or Visitor(CLIENT), entrance, self.gateway, place or self.place(), refusal)
 
-    def visit(self, visitor: Visitor | None = None) -> tuple[Dialogue, Session]:
+    def place(self) -> Place:
+        """For one connection."""
+        return Place(self.gateway.ledger, self.settings.limits)
+
+    def visit(self, visitor: Visitor | None = None, place: Place | None = None) -> tuple[Dialogue, Session]:
         """Start a session; who talks to it, and itself."""
         theirs, ours = memory_stream_pair()
-        session = self.session(ours, visitor)
+        session = self.session(ours, visitor, place=place)
         self._nursery.start_soon(session.run)
         return Dialogue(theirs), session
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, assert_never, final, get_type_hints
 
 from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
 from trio_fcgimail.config.errors import Problems, shown
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.notyet import NOT_YET
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
@@ -140,7 +141,7 @@ class _Reader:
         for listener in [key.removesuffix("address") for key in self._read if _LISTENER_ADDRESS.fullmatch(key)]:
             self._check_tls(listener)
             self._check_auth(listener)
-            if not self._value_of(listener + "xclient_from"):
+            if self._value_of(listener + "xclient_from") == PeerList():
                 self._refuse_keyword(listener, Extension.XCLIENT, "XCLIENT only beside xclient_from")
 
     def _value_of(self, key: str) -> object:
@@ -274,7 +275,9 @@ class _Reader:
                 good.append(item)
             else:
                 self._refuse(place.item(number), item, form.item_expected)
-        return form.combine(good)
+        combined = form.combine(good)
+        self._read[place.shown] = _Read(value, combined)
+        return combined
 
     def _tables(self, form: Tables, value: object, place: _Place) -> object:
         if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
