@@ -23,6 +23,7 @@ from trio_fcgimail.config import (
     Settings,
     SpoolSettings,
     TcpAddress,
+    TlsMode,
     Unexpected,
     UnixAddress,
 )
@@ -38,10 +39,16 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             ListenerSettings(
                 address=TcpAddress("127.0.0.1", 2525),
                 protocol=Protocol.SMTP,
+                tls=TlsMode.NONE,
+                certificate=None,
+                private_key=None,
                 extensions="all",
                 bare_newline=BareNewline.REJECT,
                 lenient_paths=False,
                 accepts_mail=True,
+                require_auth=False,
+                auth_any_recipient=False,
+                auth_without_tls=False,
                 mode=None,
                 group=None,
             ),
@@ -54,6 +61,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             messages_per_connection=1000,
             bad_commands=5,
             refused_recipients=20,
+            tls_handshake_seconds=30.0,
             idle_seconds=300.0,
             data_seconds=600.0,
             data_floor_octets_per_second=100,
@@ -68,6 +76,10 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             wait_seconds=20.0,
         ),
         scripts=ScriptSettings(
+            connect=None,
+            helo=None,
+            auth=None,
+            mail=None,
             validate=None,
             validate_seconds=5.0,
             save="/srv/mail/save.php",
@@ -109,6 +121,12 @@ TAKEN = [
     pytest.param('[scripts]\nvalidate = "/v.php"', "scripts.validate", "/v.php", id="validate"),
     pytest.param('[scripts]\nvalidate = ""', "scripts.validate", None, id="no-validate"),
     *(
+        pytest.param(f'[scripts]\n{stage} = "{text}"', f"scripts.{stage}", text or None, id=f"{stage}={text}")
+        for stage in ("connect", "helo", "auth", "mail")
+        for text in ("/p.php", "")
+    ),
+    pytest.param("[limits]\ntls_handshake_seconds = 0.5", "limits.tls_handshake_seconds", 0.5, id="tls-handshake"),
+    *(
         pytest.param(f'[scripts]\nbody = "{kind.value}"', "scripts.body", kind, id=f"body-{kind.value}")
         for kind in BodyKind
     ),
@@ -129,7 +147,33 @@ def test_value_becomes_attribute(text: str, attribute: str, value: object) -> No
     assert attrgetter(attribute)(read(text)) == value
 
 
+_STARTTLS = 'tls = "starttls"\ncertificate = "/c.pem"\n'
+_IMPLICIT = 'tls = "implicit"\ncertificate = "/c.pem"\n'
+_AUTH = '\n[scripts]\nauth = "/a.php"'
+
 LISTENERS = [
+    pytest.param(_listener(_STARTTLS), "tls", TlsMode.STARTTLS, id="starttls"),
+    pytest.param(_listener(_IMPLICIT), "tls", TlsMode.IMPLICIT, id="implicit"),
+    pytest.param(_listener(_IMPLICIT), "certificate", Path("/c.pem"), id="certificate"),
+    pytest.param(_listener(_IMPLICIT), "private_key", None, id="key-in-the-certificate"),
+    pytest.param(_listener(_IMPLICIT + 'private_key = "k.pem"'), "private_key", Path("k.pem"), id="key"),
+    pytest.param(_listener('tls = "none"\ncertificate = ""\nprivate_key = ""'), "certificate", None, id="tls-off"),
+    pytest.param(
+        _listener(_STARTTLS + 'extensions = ["starttls", "RequireTLS", "AUTH"]' + _AUTH),
+        "extensions",
+        (Extension.STARTTLS, Extension.REQUIRETLS, Extension.AUTH),
+        id="keywords-of-tls-and-auth",
+    ),
+    pytest.param(_listener(_STARTTLS + "require_auth = true" + _AUTH), "require_auth", True, id="require-auth"),
+    pytest.param(
+        _listener("auth_without_tls = true\nrequire_auth = true" + _AUTH), "require_auth", True, id="auth-in-clear"
+    ),
+    pytest.param(
+        _listener('auth_without_tls = true\nextensions = ["AUTH"]' + _AUTH), "auth_without_tls", True, id="auth-alone"
+    ),
+    pytest.param(
+        _listener(_IMPLICIT + "auth_any_recipient = true" + _AUTH), "auth_any_recipient", True, id="any-recipient"
+    ),
     pytest.param(_listener(""), "extensions", "all", id="all-extensions"),
     pytest.param(
         _listener('extensions = ["size", "SIZE", "8BITMIME"]'),

@@ -6,6 +6,7 @@ import os
 import shutil
 import ssl
 import tempfile
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, assert_never
@@ -16,6 +17,7 @@ import rich.text
 import trio
 
 from trio_fcgimail import smtp
+from trio_fcgimail.cli.certificate import check_certificate
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
@@ -24,7 +26,7 @@ from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
 from trio_fcgimail.config import ListenerSettings, ScriptSettings, Settings, TcpAddress, TlsMode, UnixAddress
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session, clean, get_parameters
 from trio_fcgimail.server import ListenError
-from trio_fcgimail.server.entrance import open_entrance, server_options
+from trio_fcgimail.server.entrance import server_options
 from trio_fcgimail.server.listeners import close_listener, open_listeners
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.upstream import UpstreamError, connect, request
@@ -45,6 +47,9 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool, probe_s
     findings = [Finding("configuration", State.GOOD, f"{path} can be read")]
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
+        if listener.certificate is not None:
+            key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
+            findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings.append(await _check_upstream(settings))
     findings += _check_scripts(settings.scripts)
@@ -66,10 +71,6 @@ def _print(findings: list[Finding]) -> None:
 
 
 async def _check_listener(key: str, listener: ListenerSettings, settings: Settings) -> Finding:
-    try:
-        open_entrance(settings, listener)
-    except ListenError as exc:
-        return Finding(key, State.BAD, f"{exc}; correct certificate and private_key, and who may read them")
     try:
         opened = await open_listeners(listener)
     except ListenError as exc:

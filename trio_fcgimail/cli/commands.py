@@ -17,7 +17,7 @@ import rich.console
 import trio
 
 from trio_fcgimail import __version__
-from trio_fcgimail.cli.call import call_script, of_known_length
+from trio_fcgimail.cli.call import call_script, form_file, of_known_length
 from trio_fcgimail.cli.check import check_settings
 from trio_fcgimail.cli.problems import BadConfiguration, Failure, writing_output
 from trio_fcgimail.cli.run import OwnPhp, run_server
@@ -36,6 +36,7 @@ from trio_fcgimail.config import (
     serve_settings,
 )
 from trio_fcgimail.demo import run_demo
+from trio_fcgimail.mail import Stage
 from trio_fcgimail.server.php import PHP_MISSING, find_php
 
 _CONFIGURATION = click.Path(path_type=Path)
@@ -225,6 +226,11 @@ def check(config: Path | None, probe: bool, probe_script: str | None) -> None:
 @click.argument("script")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--post", type=click.File("rb"), metavar="FILE", help="POST this as the body; - is standard input.")
+@click.option(
+    "--stage",
+    type=click.Choice([stage.value for stage in Stage]),
+    help="Ask as this stage does, and say what the answer means to it; by default save for a POST, else validate.",
+)
 @click.option("--content-type", default="application/x-www-form-urlencoded", show_default=True, help="Of the body.")
 @click.option(
     "--fastcgi", metavar="ADDRESS", callback=_upstream_address, required=True, help="unix:/PATH or HOST:PORT."
@@ -234,14 +240,16 @@ def call(
     script: str,
     fields: tuple[str, ...],
     post: BufferedIOBase | None,
+    stage: str | None,
     content_type: str,
     fastcgi: UpstreamAddress,
     seconds: float,
 ) -> None:
     """Make one FastCGI request by hand: SCRIPT is its absolute path as the FastCGI server sees it.
 
-    The fields go into the query string. Status, headers and body go to standard output, the script's STDERR to
-    standard error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
+    The fields go into the query string, with --stage auth and no --post into a form. Status, headers and body go to
+    standard output; the script's STDERR, the time it took, and what the server would make of the answer to standard
+    error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
     """
     pairs: list[tuple[str, str]] = []
     for field in fields:
@@ -253,9 +261,14 @@ def call(
         raise click.UsageError("SCRIPT is an absolute path.")
     if math.isnan(seconds):  # which no range of click's keeps out
         raise click.UsageError("--seconds is a number.")
+    if stage is not None and post is None and "stage" not in dict(pairs):
+        pairs.append(("stage", stage))
     with ExitStack() as stack:
+        if stage == Stage.AUTH.value and post is None:
+            post, pairs = stack.enter_context(form_file(pairs)), []
         body = None if post is None else stack.enter_context(of_known_length(post))
-        request = partial(call_script, fastcgi, script, pairs, body, hostname=default_hostname())
+        judged_as = Stage(stage or (Stage.VALIDATE if post is None else Stage.SAVE).value)
+        request = partial(call_script, fastcgi, script, pairs, body, stage=judged_as, hostname=default_hostname())
         sys.exit(trio.run(partial(request, content_type=content_type, seconds=seconds)))
 
 

@@ -22,7 +22,7 @@ __all__ = ["known_keys", "read_document"]
 _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longer
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys
-_LISTENER_ADDRESS = re.compile(r"listeners\[[0-9]+\]\.address")
+_LISTENER = re.compile(r"(listeners\[[0-9]+\]\.)[a-z_]+")
 _LATER_SECTIONS = frozenset({"status"})  # of keys that are all not yet
 
 _T = TypeVar("_T", bound="DataclassInstance")
@@ -138,7 +138,7 @@ class _Reader:
             expected = f"less than max_connections, which is {most.value}"
             self.problems.add("fastcgi.reserve_for_validate", shown(reserve.raw), expected)
         self._check_listeners()
-        for listener in [key.removesuffix("address") for key in self._read if _LISTENER_ADDRESS.fullmatch(key)]:
+        for listener in dict.fromkeys(match[1] for key in self._read if (match := _LISTENER.fullmatch(key))):
             self._check_tls(listener)
             self._check_auth(listener)
             if self._value_of(listener + "xclient_from") == PeerList():
@@ -150,31 +150,50 @@ class _Reader:
 
     def _check_tls(self, listener: str) -> None:
         """A certificate and TLS belong together, and extensions of TLS are for those who have it."""
-        tls = self._value_of(listener + "tls")
-        if tls is TlsMode.NONE:
-            self._refuse_set(listener, ("certificate", "private_key"), 'it only beside tls = "starttls" or "implicit"')
-        elif tls is not None and self._value_of(listener + "certificate") is None:
-            raw = shown(self._read[listener + "tls"].raw)
-            self.problems.add(listener + "tls", raw, "a certificate beside it")
-        if tls is not TlsMode.STARTTLS:
+        tls = self._read.get(listener + "tls")
+        if tls is None:
+            return
+        if tls.value is TlsMode.NONE:
+            expected = 'only beside tls = "starttls" or "implicit"'
+            self._refuse_set(listener, ("certificate", "private_key"), f"it {expected}")
+            if self._knows_no_tls(listener):
+                self._refuse_keyword(listener, Extension.REQUIRETLS, f"REQUIRETLS {expected}")
+        elif self._is_absent(listener + "certificate"):
+            self.problems.add(listener + "tls", shown(tls.raw), "a certificate beside it")
+        if tls.value is not TlsMode.STARTTLS:
             self._refuse_keyword(listener, Extension.STARTTLS, 'STARTTLS only beside tls = "starttls"')
-        if tls is TlsMode.NONE:
-            self._refuse_keyword(
-                listener, Extension.REQUIRETLS, 'REQUIRETLS only beside tls = "starttls" or "implicit"'
-            )
+        elif not self._may_offer(listener, Extension.STARTTLS):
+            self.problems.add(listener + "tls", shown(tls.raw), "it only with STARTTLS among the extensions")
 
     def _check_auth(self, listener: str) -> None:
-        """AUTH needs a script that knows the users, and a channel that nobody reads."""
-        if self._value_of("scripts.auth") is None:
-            expected = "it only beside a script scripts.auth"
-            self._refuse_set(listener, ("require_auth", "auth_any_recipient", "auth_without_tls"), expected)
-            self._refuse_keyword(listener, Extension.AUTH, "AUTH only beside a script scripts.auth")
-        elif self._value_of(listener + "tls") is TlsMode.NONE and not self._may_login_without_tls(listener):
-            self._refuse_set(listener, ("require_auth",), "it only beside tls, or with auth_without_tls = true")
+        """AUTH needs a script that knows the users, and a channel that nobody reads; some settings need AUTH."""
+        for_users = ("require_auth", "auth_any_recipient")
+        if self._is_absent("scripts.auth"):
+            expected = "only beside a script scripts.auth"
+            self._refuse_set(listener, (*for_users, "auth_without_tls"), f"it {expected}")
+            self._refuse_keyword(listener, Extension.AUTH, f"AUTH {expected}")
+            return
+        if self._knows_no_tls(listener) and self._value_of(listener + "auth_without_tls") is False:
+            expected = "only beside tls, or with auth_without_tls = true"
+            self._refuse_set(listener, for_users, f"it {expected}")
+            self._refuse_keyword(listener, Extension.AUTH, f"AUTH {expected}")
+        if not self._may_offer(listener, Extension.AUTH):
+            self._refuse_set(listener, for_users, "it only with AUTH among the extensions")
 
-    def _may_login_without_tls(self, listener: str) -> bool:
-        """Whether a listener without TLS may know users: in the clear, or when a proxy in front does TLS."""
-        return bool(self._value_of(listener + "auth_without_tls") or self._value_of(listener + "proxy_protocol_from"))
+    def _is_absent(self, key: str) -> bool:
+        """Whether a key has the value that stands for nothing; what was refused is not absent."""
+        read = self._read.get(key)
+        return read is not None and read.value is None
+
+    def _may_offer(self, listener: str, keyword: Extension) -> bool:
+        extensions = self._value_of(listener + "extensions")
+        return not isinstance(extensions, tuple) or keyword in extensions
+
+    def _knows_no_tls(self, listener: str) -> bool:
+        """Whether there is TLS neither here nor at a proxy in front."""
+        return self._value_of(listener + "tls") is TlsMode.NONE and (
+            self._value_of(listener + "proxy_protocol_from") == PeerList()
+        )
 
     def _refuse_set(self, listener: str, names: tuple[str, ...], expected: str) -> None:
         for name in names:
@@ -184,7 +203,7 @@ class _Reader:
 
     def _refuse_keyword(self, listener: str, keyword: Extension, expected: str) -> None:
         read = self._read.get(listener + "extensions")
-        if read is not None and isinstance(read.value, tuple) and keyword in read.value:
+        if read is not None and read.value != "all" and self._may_offer(listener, keyword):
             self.problems.add(listener + "extensions", shown(read.raw), expected)
 
     def _check_listeners(self) -> None:

@@ -223,17 +223,13 @@ class Session:
 
     async def _greet(self, event: smtp.Connected) -> None:
         refusal = self._refusal or await self._pause()
-        if refusal is not None:
+        if refusal is None:
+            reply = await self._policy.connection(self._facts)
+            self._answer(event, None if reply.outcome is smtp.Outcome.OK else reply)
+        else:
             self._gateway.hits.count_reply(refusal)
             self._log.info("connection refused", reply=refusal.text)
             self._outlet.say(self._conn.reject(event, refusal))
-            return
-        reply = await self._policy.connection(self._facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._answer(event)
-        else:
-            self._log.info("connection refused", reply=reply.text)
-            self._answer(event, reply)
 
     async def _pause(self) -> Reply | None:
         """Keep silent for a while: who talks into it does not listen either (RFC 5321 3.1)."""
@@ -264,12 +260,12 @@ class Session:
     async def _hear_greeting(self, event: smtp.Hello) -> None:
         facts = self._claim.apply(self._facts, event)
         reply = await self._policy.greeting(facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._facts = facts
-            self._forget_mail()
-            self._answer(event)
-        else:
+        if reply.outcome is not smtp.Outcome.OK:
             self._answer(event, reply)
+            return
+        self._facts = facts
+        self._forget_mail()
+        self._answer(event)
 
     async def _start_tls(self) -> None:
         """Encrypt, and forget what was said in the clear (RFC 3207 4.2). Raises HandshakeError."""
