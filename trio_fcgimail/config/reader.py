@@ -295,7 +295,8 @@ class _Reader:
             else:
                 self._refuse(place.item(number), item, form.item_expected)
         combined = form.combine(good)
-        self._read[place.shown] = _Read(value, combined)
+        if len(good) == len(value):
+            self._read[place.shown] = _Read(value, combined)
         return combined
 
     def _tables(self, form: Tables, value: object, place: _Place) -> object:
