@@ -83,7 +83,7 @@ def test_a_key_in_a_file_of_its_own(authority: trustme.CA, tmp_path: Path) -> No
     ("content", "told"),
     [
         pytest.param(None, "No such file or directory", id="not-there"),
-        pytest.param("nonsense", "no certificate with its key in PEM form", id="no-pem"),
+        pytest.param("nonsense", "no certificate in PEM form", id="no-pem"),
     ],
 )
 def test_what_is_no_certificate(tmp_path: Path, content: str | None, told: str) -> None:

@@ -9,8 +9,10 @@ _SECONDS = "a number of seconds above 0 and up to 86400"
 _COUNT = "a whole number from 1 to 1000000000, or 0 for none"
 _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
-_HOST = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
-_LISTEN = '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)'
+_HOST = (
+    '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
+)
+_LISTEN = '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)'
 _KEYWORDS = (
     '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
     '"DSN", "LIMITS", "STARTTLS", "AUTH", "REQUIRETLS", "XCLIENT"; BINARYMIME only beside CHUNKING'
@@ -232,10 +234,22 @@ REFUSED = [
     _case(
         '[log]\nlevel = "loud"', 'log.level: found "loud", expected "debug", "info", "warning" or "error"', why="enum"
     ),
-    _case('[log]\nfile = ""', 'log.file: found "", expected the path of a file, or "stderr"', why="no-file"),
-    _case('[scripts]\nsave = ""', f'scripts.save: found "", expected {_SCRIPT}', why="save-empty"),
-    _case('[scripts]\nsave = "save.php"', f'scripts.save: found "save.php", expected {_SCRIPT}', why="save-relative"),
-    _case('[scripts]\nsave = "/srv/"', f'scripts.save: found "/srv/", expected {_SCRIPT}', why="save-folder"),
+    _case(
+        '[log]\nfile = ""',
+        'log.file: found "", expected the path of a file, "stderr", "stdout" or "off"',
+        why="no-file",
+    ),
+    _case('[scripts]\nsave = ""', f"scripts.save: found nothing, expected {_SCRIPT}", why="save-empty"),
+    _case(
+        '[scripts]\nsave = "save.php"',
+        f'scripts.save: found "save.php", expected {_SCRIPT}, or "" for none',
+        why="save-relative",
+    ),
+    _case(
+        '[scripts]\nsave = "/srv/"',
+        f'scripts.save: found "/srv/", expected {_SCRIPT}, or "" for none',
+        why="save-folder",
+    ),
     _case(
         '[scripts]\nvalidate = "v.php"',
         f'scripts.validate: found "v.php", expected {_SCRIPT}, or "" for none',
@@ -243,7 +257,7 @@ REFUSED = [
     ),
     _case(
         '[scripts]\nsave = "/a\\u0000\\nb\\u202e"',
-        f'scripts.save: found "/a\\u0000\\u000ab\\u202e", expected {_SCRIPT}',
+        f'scripts.save: found "/a\\u0000\\u000ab\\u202e", expected {_SCRIPT}, or "" for none',
         why="controls-are-escaped",
     ),
     _case(
@@ -324,7 +338,7 @@ REFUSED = [
     _case(
         '[fastcgi]\nreserve_for_validate = 5\nwait_seconds = 0\n[log]\nlevel = 1\n[scripts]\nsave = "x"',
         f"fastcgi.wait_seconds: found 0, expected {_SECONDS}",
-        f'scripts.save: found "x", expected {_SCRIPT}',
+        f'scripts.save: found "x", expected {_SCRIPT}, or "" for none',
         'log.level: found 1, expected "debug", "info", "warning" or "error"',
         "fastcgi.reserve_for_validate: found 5, expected less than max_connections, which is 5",
         why="all-at-once-cross-checks-too",

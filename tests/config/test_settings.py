@@ -18,6 +18,7 @@ from trio_fcgimail.config import (
     LogFormat,
     LogLevel,
     LogSettings,
+    LogStream,
     Protocol,
     ScriptSettings,
     Settings,
@@ -88,7 +89,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             line_ends=BodyLines.LF,
             unexpected_output=Unexpected.TEMPFAIL,
         ),
-        log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=None),
+        log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=LogStream.STDERR),
     )
 
 
@@ -136,7 +137,9 @@ TAKEN = [
     ),
     pytest.param('[log]\nformat = "json"', "log.format", LogFormat.JSON, id="log-format"),
     pytest.param('[log]\nlevel = "error"', "log.level", LogLevel.ERROR, id="log-level"),
-    pytest.param('[log]\nfile = "stderr"', "log.file", None, id="log-stderr"),
+    pytest.param('[log]\nfile = "stderr"', "log.file", LogStream.STDERR, id="log-stderr"),
+    pytest.param('[log]\nfile = "stdout"', "log.file", LogStream.STDOUT, id="log-stdout"),
+    pytest.param('[log]\nfile = "off"', "log.file", LogStream.OFF, id="log-off"),
     pytest.param('[log]\nfile = "fcgimail.log"', "log.file", Path("fcgimail.log"), id="log-file"),
     pytest.param('status = {address = ""}', "hostname", "mx.example.com", id="status-off"),
 ]
@@ -192,6 +195,7 @@ LISTENERS = [
     pytest.param(_listener("extensions = []"), "extensions", (), id="no-extensions"),
     pytest.param(_listener('bare_newline = "close"'), "bare_newline", BareNewline.CLOSE, id="close"),
     pytest.param(_listener('bare_newline = "normalize"'), "bare_newline", BareNewline.NORMALIZE, id="normalize"),
+    pytest.param(_listener("", "*:25"), "address", TcpAddress("*", 25), id="every-address"),
     pytest.param(_listener("", "[::]:25"), "address", TcpAddress("::", 25), id="ipv6"),
     pytest.param(_listener('mode = "0660"', "unix:/s"), "mode", 0o660, id="mode"),
     pytest.param(_listener('mode = ""', "unix:/s"), "mode", None, id="mode-by-umask"),

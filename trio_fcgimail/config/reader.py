@@ -8,16 +8,18 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar, assert_never, final, get_type_hints
 
 from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
+from trio_fcgimail.config.crosschecks import Checks
+from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.networks import PeerList
-from trio_fcgimail.config.notyet import NOT_YET
+from trio_fcgimail.config.notyet import NOT_YET, UNSERVED, NotYet
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["known_keys", "read_document"]
+__all__ = ["known_keys", "model_document", "read_document"]
 
 _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longer
 
@@ -33,13 +35,6 @@ _T = TypeVar("_T", bound="DataclassInstance")
 class _Key:
     form: Form
     default: object  # MISSING when the key is required
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Read:
-    raw: object  # as in the document, for an error line
-    value: object
 
 
 @final
@@ -67,9 +62,22 @@ def read_document(document: Mapping[str, object], *, file: str, default_hostname
         default_hostname: stands in for an absent `hostname`.
 
     Raises:
+        ConfigErrors: with every fault of the document, and with every setting that this version cannot serve yet.
+    """
+    return _read(document, file, default_hostname, {**NOT_YET, **UNSERVED})
+
+
+def model_document(document: Mapping[str, object], *, file: str, default_hostname: str) -> Settings:
+    """Do the same for a document that is only looked at: nothing is refused because it cannot be served yet.
+
+    Raises:
         ConfigErrors: with every fault of the document.
     """
-    reader = _Reader(Problems(file))
+    return _read(document, file, default_hostname, NOT_YET)
+
+
+def _read(document: Mapping[str, object], file: str, default_hostname: str, later: Mapping[str, NotYet]) -> Settings:
+    reader = _Reader(Problems(file), later)
     settings = reader.table(Settings, {"hostname": default_hostname, **_with_reserve(document)}, _Place())
     reader.cross_check()
     if settings is None or reader.problems.count:
@@ -114,8 +122,9 @@ def _with_reserve(document: Mapping[str, object]) -> Mapping[str, object]:
 class _Reader:
     """One pass over one document; what was read well is kept for the checks across keys."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, later: Mapping[str, NotYet]) -> None:
         self.problems = problems
+        self._later = later
         self._read: dict[str, _Read] = {}
 
     def table(self, cls: type[_T], raw: Mapping[str, object], place: _Place) -> _T | None:
@@ -137,12 +146,15 @@ class _Reader:
         if isinstance(most.value, int) and isinstance(reserve.value, int) and reserve.value >= most.value:
             expected = f"less than max_connections, which is {most.value}"
             self.problems.add("fastcgi.reserve_for_validate", shown(reserve.raw), expected)
+        checks = Checks(self._read, self.problems.add)
+        checks.chain()
         self._check_listeners()
         for listener in dict.fromkeys(match[1] for key in self._read if (match := _LISTENER.fullmatch(key))):
             self._check_tls(listener)
             self._check_auth(listener)
             if self._value_of(listener + "xclient_from") == PeerList():
                 self._refuse_keyword(listener, Extension.XCLIENT, "XCLIENT only beside xclient_from")
+            checks.listener(listener)
 
     def _value_of(self, key: str) -> object:
         read = self._read.get(key)
@@ -229,7 +241,7 @@ class _Reader:
         """Refuse what is not yet and what is unknown."""
         for name, value in raw.items():
             key = place.key(name)
-            later = NOT_YET.get(key.plain)
+            later = self._later.get(key.plain)
             if later is not None:
                 if not later.takes(value):
                     self.problems.add(key.shown, shown(value), later.expected)
@@ -259,7 +271,7 @@ class _Reader:
                 self._read[place.shown] = _Read(key.default, key.default)
             return MISSING
         value = raw[name]
-        later = NOT_YET.get(place.plain)
+        later = self._later.get(place.plain)
         if later is not None and not later.takes(value):
             return MISSING  # reported already
         match key.form:
@@ -288,6 +300,7 @@ class _Reader:
     def _items(self, form: Items, value: object, place: _Place) -> object:
         if not isinstance(value, list) or len(value) < form.fewest:
             return self._refuse(place, value, form.expected)
+        before = self.problems.count
         good: list[str] = []
         for number, item in enumerate(value):
             if isinstance(item, str) and _passes(form, item):
@@ -295,7 +308,7 @@ class _Reader:
             else:
                 self._refuse(place.item(number), item, form.item_expected)
         combined = form.combine(good)
-        if len(good) == len(value):
+        if self.problems.count == before:
             self._read[place.shown] = _Read(value, combined)
         return combined
 

@@ -18,7 +18,9 @@ from trio_fcgimail.config.addresses import (
     parse_listen_address,
     parse_upstream_address,
 )
+from trio_fcgimail.config.chain import ChainSettings, DebuggerSettings, HeaderSettings, MaildirSettings
 from trio_fcgimail.config.hosts import HostList, is_domain
+from trio_fcgimail.config.listening import CIPHERS, CURVES, LOG_FILE, ClientCertificates, Curve, LogStream, TlsVersion
 from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.rules import (
     Items,
@@ -51,6 +53,7 @@ __all__ = [
     "LogLevel",
     "LogSettings",
     "Protocol",
+    "RemoteAddr",
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
@@ -63,6 +66,7 @@ DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Com
 _MAX_LISTENERS = 64  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
 _MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
+_MAX_SOFTWARE_CHARS = 200  # ours
 _MAX_CONNECTIONS = 10_000  # ours: more children than any php-fpm has
 
 
@@ -81,6 +85,14 @@ class TlsMode(Enum):
     NONE = "none"
     STARTTLS = "starttls"  # RFC 3207
     IMPLICIT = "implicit"  # from the first octet, RFC 8314 3
+
+
+@final
+class RemoteAddr(Enum):
+    """What scripts get as REMOTE_ADDR."""
+
+    PEER = "peer"
+    LOOPBACK = "127.0.0.1"  # as go-guerrilla always has it
 
 
 @final
@@ -128,8 +140,16 @@ def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
 
+def _software(name: str) -> str:
+    if not (name.isascii() and name.isprintable() and len(name) <= _MAX_SOFTWARE_CHARS):
+        raise ValueError("not a name of software")
+    return name
+
+
 _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
-_HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
+_HOST_ENTRY = (
+    '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
+)
 _PEER_ENTRY = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
 _PROXIES = _peers("a list of the proxies that send a PROXY header")
 _XCLIENTS = _peers("a list of the peers that may use XCLIENT")
@@ -137,7 +157,7 @@ _EXEMPTED = _peers("a list of the peers that the limits per minute leave alone")
 _NOBODY = PeerList()
 _LOOPBACK = PeerList.parse(("127.0.0.0/8", "::1/128"))
 _NO_HOSTS = HostList.parse(())
-_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)')
+_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)')
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
 _GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')
@@ -151,7 +171,17 @@ _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail
 _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
-_LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
+_SOFTWARE = optional(text(_software, f"at most {_MAX_SOFTWARE_CHARS} printable ASCII characters"), "", '"" for ours')
+_PID_FILE = optional(text(file_path, "the path of a file"), "", '"" for none')
+_CHAIN, _HEADER, _DEBUGGER, _MAILDIR = ChainSettings(), HeaderSettings(), DebuggerSettings(), MaildirSettings()
+# Of one listener, where it differs from the rest.
+_OWN_DOMAIN = optional(text(_hostname, 'a domain such as "mx.example.com"'), "", '"" for hostname')
+_OWN_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for limits.message_octets")
+_OWN_SECONDS = optional(seconds(), 0, "0 for limits.idle_seconds")
+_OWN_COUNT = optional(whole(1, _MAX_COUNT), 0, "0 for no more than limits.connections")
+_OWN_LOG = optional(LOG_FILE, "", '"" for log.file')
+_TLS_MAXIMUM = optional(one_of(TlsVersion), "", '"" for the newest')
+_CLIENT_CA = optional(text(file_path, "the path of a PEM file"), "", '"" for the authorities of the system')
 
 
 @final
@@ -160,7 +190,8 @@ class ListenerSettings:
     """One `[[listeners]]`.
 
     `mode` (permission bits) and `group` are those of a unix socket, None when they are left to the umask and to
-    our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None.
+    our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None. `ciphers`
+    are those of TLS 1.2. What is None from `hostname` on is as it is for all listeners.
     """
 
     address: Annotated[ListenAddress, _LISTEN]
@@ -179,6 +210,17 @@ class ListenerSettings:
     auth_without_tls: Annotated[bool, flag()] = False
     mode: Annotated[int | None, _MODE] = None
     group: Annotated[str | None, _GROUP] = None
+    tls_minimum: Annotated[TlsVersion, one_of(TlsVersion)] = TlsVersion.TLS_1_2
+    tls_maximum: Annotated[TlsVersion | None, _TLS_MAXIMUM] = None
+    ciphers: Annotated[tuple[str, ...], CIPHERS] = ()
+    curves: Annotated[tuple[Curve, ...], CURVES] = ()
+    client_certificates: Annotated[ClientCertificates, one_of(ClientCertificates)] = ClientCertificates.NONE
+    client_ca: Annotated[Path | None, _CLIENT_CA] = None
+    hostname: Annotated[str | None, _OWN_DOMAIN] = None
+    message_octets: Annotated[int | None, _OWN_OCTETS] = None
+    idle_seconds: Annotated[float | None, _OWN_SECONDS] = None
+    connections: Annotated[int | None, _OWN_COUNT] = None
+    log_file: Annotated[Path | LogStream | None, _OWN_LOG] = None
 
 
 @final
@@ -219,12 +261,12 @@ class SpoolSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastcgiSettings:
-    """`[fastcgi]`; `upstreams` has exactly one address in this version."""
+    """`[fastcgi]`; `upstreams` has exactly one address in this version, none without FastCGI in the chains."""
 
     upstreams: Annotated[
         tuple[UpstreamAddress, ...],
         Items(parse_upstream_address, _upstreams, "a list of one address", _UPSTREAM_ENTRY),
-    ]
+    ] = ()
     max_connections: Annotated[int, whole(1, _MAX_CONNECTIONS)] = 5
     reserve_for_validate: Annotated[int, whole(0, _MAX_CONNECTIONS)] = 1
     connect_seconds: Annotated[float, seconds()] = 5.0
@@ -235,6 +277,7 @@ class FastcgiSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptSettings:
     """`[scripts]`; without `validate` every recipient of the allowed hosts is taken, without `auth` nobody logs in.
+    `save` is there whenever FastCGI is in the chain.
 
     `validate_seconds` is the time of a try of every stage but save; `line_ends` is of a form only.
     """
@@ -245,21 +288,23 @@ class ScriptSettings:
     mail: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     validate: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     validate_seconds: Annotated[float, seconds()] = 5.0
-    save: Annotated[str, _SCRIPT]
+    save: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     save_seconds: Annotated[float, seconds()] = 30.0
     body: Annotated[BodyKind, one_of(BodyKind)] = BodyKind.FORM
     line_ends: Annotated[BodyLines, one_of(BodyLines)] = BodyLines.LF
     unexpected_output: Annotated[Unexpected, one_of(Unexpected)] = Unexpected.TEMPFAIL
+    remote_addr: Annotated[RemoteAddr, one_of(RemoteAddr)] = RemoteAddr.PEER
+    server_software: Annotated[str | None, _SOFTWARE] = None
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """`[log]`; `file` None is standard error."""
+    """`[log]`."""
 
     format: Annotated[LogFormat, one_of(LogFormat)] = LogFormat.CONSOLE
     level: Annotated[LogLevel, one_of(LogLevel)] = LogLevel.INFO
-    file: Annotated[Path | None, _LOG_FILE] = None
+    file: Annotated[Path | LogStream, LOG_FILE] = LogStream.STDERR
 
 
 @final
@@ -270,6 +315,7 @@ class Settings:
     hostname: Annotated[str, _DOMAIN]
     allowed_hosts: Annotated[HostList, _hosts("a list of recipient domains, not empty", 1)]
     null_mx_hosts: Annotated[HostList, _hosts("a list of recipient domains", 0)] = _NO_HOSTS
+    pid_file: Annotated[Path | None, _PID_FILE] = None
     drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
     listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (
         ListenerSettings(address=DEFAULT_LISTEN),
@@ -278,4 +324,8 @@ class Settings:
     spool: Annotated[SpoolSettings, Table(SpoolSettings)] = SpoolSettings()
     fastcgi: Annotated[FastcgiSettings, Table(FastcgiSettings)]
     scripts: Annotated[ScriptSettings, Table(ScriptSettings)]
+    chain: Annotated[ChainSettings, Table(ChainSettings)] = _CHAIN
+    header: Annotated[HeaderSettings, Table(HeaderSettings)] = _HEADER
+    debugger: Annotated[DebuggerSettings, Table(DebuggerSettings)] = _DEBUGGER
+    maildir: Annotated[MaildirSettings, Table(MaildirSettings)] = _MAILDIR
     log: Annotated[LogSettings, Table(LogSettings)] = LogSettings()

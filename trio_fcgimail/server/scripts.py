@@ -11,7 +11,7 @@ from typing import Final, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import FastcgiSettings, Settings
+from trio_fcgimail.config import FastcgiSettings, RemoteAddr, ScriptSettings, Settings
 from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
     Answer,
@@ -78,6 +78,7 @@ class Scripts:
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
+        self._own_parameters = _own_parameters(settings.scripts)
         self._paths = {
             Stage.CONNECT: settings.scripts.connect,
             Stage.HELO: settings.scripts.helo,
@@ -147,8 +148,10 @@ class Scripts:
         envelope = message.envelope
         asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
         body = message.body(asked)
+        script = self._scripts.save
+        assert script is not None, "the settings have it with FastCGI in the chain"
         parameters = post_parameters(
-            self._scripts.save,
+            script,
             body.octets,
             hostname=self._hostname,
             remote_ip=envelope.session.peer.ip,
@@ -172,6 +175,7 @@ class Scripts:
         hidden: Secret | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
+        parameters = [(name, self._own_parameters.get(name, value)) for name, value in parameters]
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
@@ -231,6 +235,16 @@ def _explain(exc: UpstreamError, hidden: Secret | None) -> str:
 
 async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
+
+
+def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
+    """What the settings have scripts see instead of what is."""
+    own: dict[bytes, bytes] = {}
+    if scripts.remote_addr is RemoteAddr.LOOPBACK:
+        own[b"REMOTE_ADDR"] = scripts.remote_addr.value.encode()
+    if scripts.server_software is not None:
+        own[b"SERVER_SOFTWARE"] = scripts.server_software.encode()
+    return own
 
 
 def _save_connections(fastcgi: FastcgiSettings) -> int:

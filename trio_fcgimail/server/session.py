@@ -70,7 +70,8 @@ class Session:
         place: Place,
         refusal: Reply | None = None,
     ) -> None:
-        self._stream = stream
+        self._transport = stream
+        self._stream = stream  # which TLS goes around
         self._entrance = entrance
         self._gateway = gateway
         self._limits = gateway.settings.limits
@@ -138,7 +139,7 @@ class Session:
         finally:
             self._forget_mail()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await trio.aclose_forcefully(self._stream)
+                await trio.aclose_forcefully(self._transport)
 
     # The conversation
 
@@ -273,7 +274,7 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
-        self._stream, tls = await start_tls(self._stream, context, seconds=self._limits.tls_handshake_seconds)
+        self._stream, tls = await start_tls(self._transport, context, seconds=self._limits.tls_handshake_seconds)
         self._outlet.use(self._stream)
         self._forget_mail()
         self._claim = Claim()
@@ -329,11 +330,12 @@ class Session:
     async def _begin_data(self, event: smtp.DataBegun) -> None:
         settings = self._gateway.settings
         envelope = self._transaction().envelope
-        trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
-        await self._spool(message.add_trace(trace))
+        if settings.chain.trace_header:
+            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+            await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
     async def _take_chunk(self, data: bytes) -> None:
@@ -482,8 +484,8 @@ class Session:
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
-        if self._outlet.is_torn:
-            return
+        if self._outlet.is_torn or self._conn.waiting_for is smtp.Waiting.HANDSHAKE:
+            return  # what is said to a client that waits for TLS can only be misunderstood
         if self._conn.state is not smtp.State.CLOSED:
             self._outlet.say(self._conn.close(reply))
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):
