@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.clients import require, run_client
-from tests.server.test_proxied import TEXT
+from tests.server.test_proxied import TEXT, certificate, encrypted
 from tests.support import Act, Dialogue, House, Journal, Line, ScriptedResponder, serving, settings
 from trio_fcgimail.mail import Peer
 from trio_fcgimail.server.limits import Limit
@@ -285,6 +285,27 @@ async def test_by_way_of_proxy(responder: ScriptedResponder, journal: Journal, t
         await speak_for(client, b"ADDR=198.51.100.1")
         assert (await client.mail()).startswith(STORED)
     assert responder.requests[0].fields["remote_ip"] == "198.51.100.1"
+
+
+async def test_behind_starttls_the_address_stays(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    """RFC 3207 4.2 has the rest forgotten; the address is what the limits count by."""
+    await responder.listen(tmp_path / "fcgi")
+    with certificate(tmp_path) as (files, context):
+        listener = f'xclient_from = ["127.0.0.1"]\ntls = "starttls"\n{files}'
+        async with serving(settings(_config(tmp_path, listener)), journal) as house:
+            client = await house.guest()
+            await speak_for(client, b"ADDR=192.0.2.9 HELO=client.example PROTO=SMTP LOGIN=bob")
+            assert (await client.ask(b"STARTTLS")).startswith(b"220 ")
+            stream = await encrypted(client, context)
+            client = Dialogue(trio.StapledStream(stream, stream))
+            await client.ask(HELLO)
+            assert (await client.mail()).startswith(STORED)
+            await client.close()
+    fields = responder.requests[0].fields
+    names = ("remote_ip", "helo", "with", "auth_user", "tls_on")
+    assert [fields.get(name) for name in names] == ["192.0.2.9", "proxy.example", "ESMTPS", None, "true"]
 
 
 async def test_swaks_speaks_xclient(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
