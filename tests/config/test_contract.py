@@ -57,6 +57,8 @@ CONTRACT = {
     "limits.messages_per_minute_per_ip": "600",
     "limits.recipients_per_minute_per_ip": "3000",
     "limits.exempt_from": '["127.0.0.0/8", "::1/128"]',
+    "limits.banner_delay_seconds": "0",
+    "limits.proxy_header_seconds": "5",
     "limits.bad_commands": "5",
     "limits.refused_recipients": "20",
     "limits.tls_handshake_seconds": "30",
@@ -103,12 +105,7 @@ CONTRACT = {
 
 # Those whose value in the example this version refuses.
 NOT_YET = {
-    "listeners.proxy_protocol_from",
     *UNSERVED,
-    "limits.connections_per_minute_per_ip",
-    "limits.messages_per_minute_per_ip",
-    "limits.recipients_per_minute_per_ip",
-    "limits.exempt_from",
     "fastcgi.upstreams",
     "fastcgi.keep_alive",
     "status.address",

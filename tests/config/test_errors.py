@@ -369,29 +369,6 @@ LATER = [
         '"systemd:smtp"',
         '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
     ),
-    *(
-        _later(
-            f'{_TCP}extensions = ["SIZE", "{keyword}"]',
-            "listeners[0].extensions",
-            f'["SIZE", "{keyword}"]',
-            '"all", or a list without XCLIENT (these',
-        )
-        for keyword in ("XCLIENT", "xclient")
-    ),
-    _later(
-        _TCP + 'proxy_protocol_from = ["unix"]',
-        "listeners[0].proxy_protocol_from",
-        '["unix"]',
-        "[] (the PROXY protocol",
-    ),
-    _later(_TCP + 'xclient_from = ["::1"]', "listeners[0].xclient_from", '["::1"]', "[] (XCLIENT"),
-    *(
-        _later(
-            f"[limits]\n{name}_per_minute_per_ip = 3", f"limits.{name}_per_minute_per_ip", "3", "0 (limits per minute"
-        )
-        for name in ("connections", "messages", "recipients")
-    ),
-    _later('[limits]\nexempt_from = ["::1"]', "limits.exempt_from", '["::1"]', "[] (exemptions from limits"),
     _later(
         '[fastcgi]\nupstreams = ["unix:/a", "unix:/b"]',
         "fastcgi.upstreams",

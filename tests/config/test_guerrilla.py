@@ -27,6 +27,7 @@ from trio_fcgimail.config import (
     LogLevel,
     LogStream,
     MaildirUser,
+    PeerList,
     Processor,
     RemoteAddr,
     Settings,
@@ -497,15 +498,9 @@ def test_what_servers_have_alike_is_for_all_and_the_rest_their_own() -> None:
 
 
 def test_peers_that_may_tell_of_clients() -> None:
-    with pytest.raises(ConfigErrors) as caught:
-        _translated(server(xclient_on=True, proxyon=True))
-    keys = [error.key for error in caught.value.errors]
-    assert keys == ["servers[0].xclient_on", "servers[0].proxyon"]
-
-
-def test_row_above_goes_once_the_keys_can_be_set() -> None:
-    """Then xclient_on and proxyon have to be in the table of files that are converted."""
-    assert {"listeners.xclient_from", "listeners.proxy_protocol_from"} <= set(NOT_YET)
+    (listener,) = _modelled(server(xclient_on=True, proxyon=True)).listeners
+    assert listener.xclient_from == PeerList.parse(["127.0.0.0/8", "::1"])
+    assert listener.proxy_protocol_from == PeerList.parse(["0.0.0.0/0", "::/0"])
 
 
 def test_chain_that_stores_nowhere_can_be_asked_for() -> None:
@@ -528,6 +523,7 @@ FILES = [
     pytest.param(MAILDIRANASAURUS, id="maildiranasaurus"),
     *(case for case in (*TAKEN, *VALUES, *TLS, *WARNED)),
     pytest.param(minimal(allowed_hosts=["mx*.example.com", "*.a.example", "[::1]", "bücher.example"]), id="hosts"),
+    pytest.param(server(xclient_on=True, proxyon=True), id="proxies"),
     pytest.param(minimal(log_file='/var/log/"odd" \\ name é\u2764'), id="odd-characters"),
     pytest.param(minimal(allowed_hosts=[f"a{number}.example" for number in range(50)]), id="many-hosts"),
     pytest.param(

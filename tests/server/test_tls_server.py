@@ -15,7 +15,7 @@ from tests.server.encrypted import READY, dialogue_over, is_tls, tls_listener
 from tests.support import Dialogue, Journal, Line, ScriptedResponder, elapsed, serving, settings
 from trio_fcgimail.config import Settings, TcpAddress, TlsMode
 from trio_fcgimail.server import Ending, Server
-from trio_fcgimail.server.app import MAX_POLITE_REFUSALS
+from trio_fcgimail.server.doorman import MAX_POLITE_REFUSALS
 
 pytestmark = pytest.mark.trio
 

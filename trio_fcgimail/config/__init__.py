@@ -23,6 +23,7 @@ from trio_fcgimail.config.chain import (
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.reader import known_keys, model_document, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
@@ -81,6 +82,7 @@ __all__ = [
     "LogStream",
     "MaildirSettings",
     "MaildirUser",
+    "PeerList",
     "Processor",
     "Protocol",
     "RemoteAddr",

@@ -11,6 +11,7 @@ from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
 from trio_fcgimail.config.crosschecks import Checks
 from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.notyet import NOT_YET, UNSERVED, NotYet
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
@@ -151,6 +152,8 @@ class _Reader:
         for listener in dict.fromkeys(match[1] for key in self._read if (match := _LISTENER.fullmatch(key))):
             self._check_tls(listener)
             self._check_auth(listener)
+            if self._value_of(listener + "xclient_from") == PeerList():
+                self._refuse_keyword(listener, Extension.XCLIENT, "XCLIENT only beside xclient_from")
             checks.listener(listener)
 
     def _value_of(self, key: str) -> object:
@@ -165,7 +168,8 @@ class _Reader:
         if tls.value is TlsMode.NONE:
             expected = 'only beside tls = "starttls" or "implicit"'
             self._refuse_set(listener, ("certificate", "private_key"), f"it {expected}")
-            self._refuse_keyword(listener, Extension.REQUIRETLS, f"REQUIRETLS {expected}")
+            if self._knows_no_tls(listener):
+                self._refuse_keyword(listener, Extension.REQUIRETLS, f"REQUIRETLS {expected}")
         elif self._is_absent(listener + "certificate"):
             self.problems.add(listener + "tls", shown(tls.raw), "a certificate beside it")
         if tls.value is not TlsMode.STARTTLS:
@@ -181,7 +185,7 @@ class _Reader:
             self._refuse_set(listener, (*for_users, "auth_without_tls"), f"it {expected}")
             self._refuse_keyword(listener, Extension.AUTH, f"AUTH {expected}")
             return
-        if self._value_of(listener + "tls") is TlsMode.NONE and self._value_of(listener + "auth_without_tls") is False:
+        if self._knows_no_tls(listener) and self._value_of(listener + "auth_without_tls") is False:
             expected = "only beside tls, or with auth_without_tls = true"
             self._refuse_set(listener, for_users, f"it {expected}")
             self._refuse_keyword(listener, Extension.AUTH, f"AUTH {expected}")
@@ -196,6 +200,12 @@ class _Reader:
     def _may_offer(self, listener: str, keyword: Extension) -> bool:
         extensions = self._value_of(listener + "extensions")
         return not isinstance(extensions, tuple) or keyword in extensions
+
+    def _knows_no_tls(self, listener: str) -> bool:
+        """Whether there is TLS neither here nor at a proxy in front."""
+        return self._value_of(listener + "tls") is TlsMode.NONE and (
+            self._value_of(listener + "proxy_protocol_from") == PeerList()
+        )
 
     def _refuse_set(self, listener: str, names: tuple[str, ...], expected: str) -> None:
         for name in names:

@@ -21,6 +21,7 @@ from trio_fcgimail.config.addresses import (
 from trio_fcgimail.config.chain import ChainSettings, DebuggerSettings, HeaderSettings, MaildirSettings
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.listening import CIPHERS, CURVES, LOG_FILE, ClientCertificates, Curve, LogStream, TlsVersion
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.rules import (
     Items,
     Rule,
@@ -131,6 +132,10 @@ def _hosts(expected: str, fewest: int) -> Items:
     return Items(lambda entry: HostList.parse([entry]), HostList.parse, expected, _HOST_ENTRY, fewest)
 
 
+def _peers(expected: str) -> Items:
+    return Items(lambda entry: PeerList.parse([entry]), PeerList.parse, expected, _PEER_ENTRY, 0)
+
+
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
@@ -145,6 +150,12 @@ _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the n
 _HOST_ENTRY = (
     '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
 )
+_PEER_ENTRY = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
+_PROXIES = _peers("a list of the proxies that send a PROXY header")
+_XCLIENTS = _peers("a list of the peers that may use XCLIENT")
+_EXEMPTED = _peers("a list of the peers that the limits per minute leave alone")
+_NOBODY = PeerList()
+_LOOPBACK = PeerList.parse(("127.0.0.0/8", "::1/128"))
 _NO_HOSTS = HostList.parse(())
 _LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)')
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
@@ -189,6 +200,8 @@ class ListenerSettings:
     certificate: Annotated[Path | None, _CERTIFICATE] = None
     private_key: Annotated[Path | None, _PRIVATE_KEY] = None
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
+    proxy_protocol_from: Annotated[PeerList, _PROXIES] = _NOBODY
+    xclient_from: Annotated[PeerList, _XCLIENTS] = _NOBODY
     bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
     lenient_paths: Annotated[bool, flag()] = False
     accepts_mail: Annotated[bool, flag()] = True
@@ -219,9 +232,15 @@ class LimitSettings:
     recipients: Annotated[int | None, _COUNT] = 100
     connections: Annotated[int | None, _COUNT] = 1000
     connections_per_ip: Annotated[int | None, _COUNT] = 50
+    connections_per_minute_per_ip: Annotated[int | None, _COUNT] = 300
     messages_per_connection: Annotated[int | None, _COUNT] = 1000
+    messages_per_minute_per_ip: Annotated[int | None, _COUNT] = 600
+    recipients_per_minute_per_ip: Annotated[int | None, _COUNT] = 3000
+    exempt_from: Annotated[PeerList, _EXEMPTED] = _LOOPBACK
     bad_commands: Annotated[int | None, _COUNT] = 5
     refused_recipients: Annotated[int | None, _COUNT] = 20
+    banner_delay_seconds: Annotated[float, seconds(zero=True)] = 0.0
+    proxy_header_seconds: Annotated[float, seconds()] = 5.0
     tls_handshake_seconds: Annotated[float, seconds()] = 30.0
     idle_seconds: Annotated[float, seconds()] = 300.0
     data_seconds: Annotated[float, seconds()] = 600.0

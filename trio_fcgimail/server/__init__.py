@@ -5,12 +5,14 @@ Start at :mod:`trio_fcgimail.server.app`, whose head draws the nursery tree.
 
 from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.gateway import MailReport, Observer
+from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.signals import stop_at_signals
 
 __all__ = [
     "Ending",
+    "Limit",
     "ListenError",
     "LogFile",
     "LogObserver",
