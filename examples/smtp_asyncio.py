@@ -1,21 +1,25 @@
 """An SMTP server on asyncio streams, many clients at once, that asks a coroutine about each recipient and each mail.
 
-    python examples/smtp_asyncio.py [HOST:PORT]
+    python examples/smtp_asyncio.py [HOST:PORT [CERTIFICATE]]
 
 The first line tells the address, ``127.0.0.1:2525`` unless another is named; port 0 takes any free one. Then one line
-for each mail. A client that pipelines waits, like any other, until the coroutines have answered: the core looks at no
-further command before.
+for each mail. With a certificate, a PEM file that holds its key too, STARTTLS is offered. A client that pipelines
+waits, like any other, until the coroutines have answered: the core looks at no further command before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import assert_never
 
 from trio_fcgimail.smtp import (
+    Authenticate,
     CommandAnswered,
     CommandRejected,
     Connected,
@@ -34,12 +38,16 @@ from trio_fcgimail.smtp import (
     ServerConnection,
     ServerOptions,
     Signal,
+    StartTls,
+    Tls,
     TransactionReset,
+    Xclient,
     catalogue,
 )
 
 OPTIONS = ServerOptions(hostname="localhost", max_message_octets=1 << 20)
 IDLE_SECONDS = 300.0  # RFC 5321 4.5.3.2.7
+HANDSHAKE_SECONDS = 30.0  # ours
 READ_OCTETS = 65_536  # a quarter of what the core's buffer holds
 
 
@@ -61,10 +69,12 @@ async def refuses_mail(sender: Mailbox | None, recipients: Sequence[Mailbox], co
 class Session:
     """One client."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tls: ssl.SSLContext | None) -> None:
         self.reader = reader
         self.writer = writer
-        self.connection = ServerConnection(OPTIONS)
+        self.clear = (reader, writer)  # kept behind TLS, too: asyncio aborts a connection whose reader is thrown away
+        self.tls = tls
+        self.connection = ServerConnection(replace(OPTIONS, tls=Tls.NONE if tls is None else Tls.AVAILABLE))
         self.forget()
 
     def forget(self) -> None:
@@ -84,8 +94,8 @@ class Session:
             match event:
                 case Signal.NEED_DATA:
                     await self.receive()
-                case Signal.PAUSED:
-                    raise AssertionError("every event is answered before the next is asked for")
+                case Signal.PAUSED:  # every event was answered, so it is the handshake that is due
+                    await self.start_tls()
                 case ConnectionClosed():
                     return await self.writer.drain()
                 case _:
@@ -102,12 +112,42 @@ class Session:
         else:
             self.connection.receive_data(data)  # b"" at the end of file, which the core expects
 
+    async def start_tls(self) -> None:
+        """Go on over TLS, with a new reader: what the old one may have read ahead was not said within TLS.
+
+        No ``drain()`` before: the loop would read on meanwhile, and the client's hello would be lost.
+        """
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        old = self.writer.transport
+        try:
+            if self.tls is None:
+                raise AssertionError("STARTTLS was not offered")
+            transport = await loop.start_tls(
+                old,
+                protocol,
+                self.tls,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            )
+            if transport is None:
+                raise ConnectionAbortedError("closed within the handshake")
+        except OSError:  # ssl.SSLError is one, and so is what tells that the time is up
+            self.connection.tls_failed()
+            raise
+        protocol.connection_made(transport)
+        self.reader, self.writer = reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.connection.tls_started()
+        self.forget()
+
     async def answer(self, event: Event) -> bytes:
         """What to write because of the event."""
         accept, reject = self.connection.accept, self.connection.reject
         match event:
-            case Connected() | DataBegun():
+            case Connected() | StartTls() | DataBegun():
                 return accept(event)
+            case Authenticate() | Xclient():  # never asked: OPTIONS has no mechanism and trusts no proxy
+                return reject(event, catalogue.NOT_OFFERED)
             case Hello():
                 self.forget()
                 return accept(event)
@@ -138,22 +178,27 @@ class Session:
                 assert_never(event)
 
 
-async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve_client(tls: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """One client from its first octet to its last; what happens to it happens to nobody else."""
+    session = Session(reader, writer, tls)
     try:
-        await Session(reader, writer).run()
+        await session.run()
     except OSError as exc:
         print(f"a client is lost: {exc}", file=sys.stderr)
     finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        session.writer.close()
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # the server stops, and here nothing is left to do
+            await session.writer.wait_closed()
 
 
 async def main(arguments: Sequence[str]) -> None:
     """Listen, and serve everybody."""
     host, _, port = (arguments[0] if arguments else "127.0.0.1:2525").rpartition(":")
-    server = await asyncio.start_server(serve_client, host, int(port))
+    tls = None
+    if len(arguments) > 1:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(arguments[1])
+    server = await asyncio.start_server(partial(serve_client, tls), host, int(port))
     bound = server.sockets[0].getsockname()
     print(f"listening on {bound[0]}:{bound[1]}", flush=True)
     async with server:

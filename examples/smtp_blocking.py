@@ -1,19 +1,22 @@
 """An SMTP server on plain blocking sockets, one client at a time, that prints every mail.
 
-    python examples/smtp_blocking.py [HOST:PORT]
+    python examples/smtp_blocking.py [HOST:PORT [CERTIFICATE]]
 
-The first line tells the address, ``127.0.0.1:2525`` unless another is named; port 0 takes any free one.
+The first line tells the address, ``127.0.0.1:2525`` unless another is named; port 0 takes any free one. With a
+certificate, a PEM file that holds its key too, STARTTLS is offered.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from trio_fcgimail.smtp import (
+    Authenticate,
     CommandAnswered,
     CommandRejected,
     Connected,
@@ -31,7 +34,10 @@ from trio_fcgimail.smtp import (
     ServerConnection,
     ServerOptions,
     Signal,
+    StartTls,
+    Tls,
     TransactionReset,
+    Xclient,
     catalogue,
 )
 
@@ -59,9 +65,10 @@ class Mail:
 class Session:
     """One client."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         self.sock = sock
-        self.connection = ServerConnection(OPTIONS)
+        self.tls = tls
+        self.connection = ServerConnection(replace(OPTIONS, tls=Tls.NONE if tls is None else Tls.AVAILABLE))
         self.mail = Mail()
 
     def run(self) -> None:
@@ -78,8 +85,10 @@ class Session:
                     self.sock.sendall(to_send)
                     to_send.clear()
                     to_send += self.receive()
-                case Signal.PAUSED:
-                    raise AssertionError("every event is answered before the next is asked for")
+                case Signal.PAUSED:  # every event was answered, so it is the handshake that is due
+                    self.sock.sendall(to_send)
+                    to_send.clear()
+                    self.start_tls()
                 case ConnectionClosed():
                     self.sock.sendall(to_send)
                     return
@@ -94,12 +103,26 @@ class Session:
             return self.connection.close(catalogue.TIMED_OUT)
         return b""
 
+    def start_tls(self) -> None:
+        """Let TLS take the socket; the core has made sure that nothing of the client was read ahead."""
+        try:
+            if self.tls is None:
+                raise AssertionError("STARTTLS was not offered")
+            self.sock = self.tls.wrap_socket(self.sock, server_side=True)
+        except OSError:  # ssl.SSLError is one; the socket is closed
+            self.connection.tls_failed()
+            raise
+        self.connection.tls_started()
+        self.mail = Mail()
+
     def answer(self, event: Event) -> bytes:
         """What to write because of the event."""
         accept = self.connection.accept
         match event:
-            case Connected() | DataBegun():
+            case Connected() | StartTls() | DataBegun():
                 return accept(event)
+            case Authenticate() | Xclient():  # never asked: OPTIONS has no mechanism and trusts no proxy
+                return self.connection.reject(event, catalogue.NOT_OFFERED)
             case Hello():
                 self.mail = Mail()
                 return accept(event)
@@ -131,17 +154,23 @@ class Session:
 def main(arguments: Sequence[str]) -> None:
     """Listen, and serve one client after the other."""
     host, _, port = (arguments[0] if arguments else "127.0.0.1:2525").rpartition(":")
+    tls = None
+    if len(arguments) > 1:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(arguments[1])
     with socket.create_server((host, int(port))) as listener:
         bound = listener.getsockname()
         print(f"listening on {bound[0]}:{bound[1]}", flush=True)
         while True:
             client, _ = listener.accept()
-            with client:
-                client.settimeout(IDLE_SECONDS)
-                try:
-                    Session(client).run()
-                except OSError as exc:  # the client broke the connection: no reason to stop serving others
-                    print(f"a client is lost: {exc}", file=sys.stderr)
+            client.settimeout(IDLE_SECONDS)
+            session = Session(client, tls)
+            try:
+                session.run()
+            except OSError as exc:  # the client broke the connection: no reason to stop serving others
+                print(f"a client is lost: {exc}", file=sys.stderr)
+            finally:
+                session.sock.close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import configparser
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,8 +12,7 @@ import pytest
 import yaml
 
 from tests.clients import missing, require
-from trio_fcgimail.config import Settings, SystemdAddress, read_document
-from trio_fcgimail.config.notyet import NOT_YET
+from trio_fcgimail.config import Settings, SystemdAddress, load_settings
 from trio_fcgimail.server.workers.generation import GRACE_SECONDS, START_SECONDS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -25,12 +23,7 @@ MAX_EXPOSURE: Final = 15  # of 100: what is left is that it talks to the network
 
 
 def _load(path: Path) -> Settings:
-    """The settings of a sample, without PROXY where that is a matter of a later version."""
-    document = tomllib.loads(path.read_text())
-    if "listeners.proxy_protocol_from" in NOT_YET:
-        for listener in document["listeners"]:
-            listener.pop("proxy_protocol_from", None)
-    return read_document(document, file=path.name, default_hostname="mx.example.com")
+    return load_settings(path, default_hostname="mx.example.com")
 
 
 # systemd

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import smtplib
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, final
@@ -16,6 +17,7 @@ from typing import IO, Final, final
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from examples import smtp_trio
 
@@ -39,10 +41,10 @@ class Server:
 
 
 @contextmanager
-def running(program: str) -> Iterator[Server]:
+def running(program: str, *arguments: str) -> Iterator[Server]:
     """Start an example on any free port, wait for its ready line, and stop it as a user would."""
     process = subprocess.Popen(
-        [sys.executable, "-u", str(EXAMPLES / program), "127.0.0.1:0"],
+        [sys.executable, "-u", str(EXAMPLES / program), "127.0.0.1:0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -140,6 +142,90 @@ def test_trio_says_goodbye_when_it_is_stopped(said: bytes) -> None:
         assert replies.readlines() == [b"421 4.3.2 Shutting down; try again later\r\n"]
 
 
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def certificate(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PEM file with a certificate for 127.0.0.1 and its key."""
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    return str(path)
+
+
+@pytest.fixture
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@PROGRAMS
+def test_mail_over_starttls(program: str, certificate: str, trusting: ssl.SSLContext) -> None:
+    with running(program, certificate) as server:
+        for _ in range(2):
+            with server.client() as client:
+                client.ehlo()
+                assert client.has_extn("starttls")
+                client.starttls(context=trusting)
+                client.ehlo()
+                assert not client.has_extn("starttls")
+                client.sendmail("alice@example.net", ["bob@example.com"], MAIL * 100)
+        assert server.stdout.readline().startswith("mail from <alice@example.net> to bob@example.com")
+
+
+@PROGRAMS
+def test_starttls_forgets_what_came_before(program: str, certificate: str, trusting: ssl.SSLContext) -> None:
+    with running(program, certificate) as server, server.client() as client:
+        client.ehlo()
+        client.mail("alice@example.net")
+        client.rcpt("bob@example.com")
+        client.starttls(context=trusting)
+        assert client.docmd("DATA")[0] == 503
+        client.ehlo()
+        assert client.rcpt("bob@example.com")[0] == 503
+
+
+@PROGRAMS
+@pytest.mark.parametrize(
+    "behind", [b"EHLO evil\r\nMAIL FROM:<evil@example.net>\r\n", b""], ids=["plaintext", "nothing"]
+)
+def test_no_tls_behind_starttls(program: str, certificate: str, behind: bytes) -> None:
+    """Plaintext in the same packet is 554, garbage later is no word more; and the next client is served."""
+    with running(program, certificate) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock, sock.makefile("rb") as replies:
+            sock.sendall(b"EHLO x\r\nSTARTTLS\r\n" + behind)
+            codes: list[bytes] = []
+            while len(codes) < 3:
+                line = replies.readline()
+                codes += [line[:3]] if line[3:4] == b" " else []
+            assert codes == [b"220", b"250", b"554" if behind else b"220"]
+            with suppress(OSError):  # closed, with what we say behind it unread
+                sock.sendall(b"MAIL FROM:<evil@example.net>\r\n")
+                sock.shutdown(socket.SHUT_WR)
+                assert replies.read() == b""
+        with server.client() as client:
+            client.sendmail("alice@example.net", ["bob@example.com"], MAIL)
+
+
+def test_trio_asks_for_a_password_over_tls_only(certificate: str, trusting: ssl.SSLContext) -> None:
+    with running("smtp_trio.py", certificate) as server, server.client() as client:
+        client.ehlo()
+        assert not client.has_extn("auth")
+        assert client.docmd("AUTH PLAIN")[0] == 538
+        client.starttls(context=trusting)
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("alice", "wrong")  # twice, by PLAIN and by LOGIN
+        assert client.login("alice", "wonderland")[0] == 235
+        client.sendmail("alice@example.net", ["bob@example.com"], MAIL)
+
+
+NO_CERTIFICATE: Final = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 _TO_DATA: Final = b"EHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n"
 
 
@@ -152,6 +238,7 @@ class SlowClient:
     says: Sequence[tuple[float, bytes]]
     hears: bytes
     at: float
+    tls: ssl.SSLContext | None = None
 
 
 @pytest.mark.trio
@@ -162,6 +249,7 @@ class SlowClient:
         SlowClient("a-command-trickles-in", [(100, b"EH"), (200, b"LO"), (290, b" ")], b"421 4.4.2 Timed out", 300),
         SlowClient("each-command-has-its-time", [(299, b"NOOP\r\n"), (598, b"NO")], b"421 4.4.2 Timed out", 599),
         SlowClient("silent-within-the-data", [(10, _TO_DATA + b"a")], b"421 4.4.2 Timed out", 190),
+        SlowClient("silent-after-starttls", [(1, b"EHLO x\r\nSTARTTLS\r\n")], b"220 2.0.0 Ready", 31, NO_CERTIFICATE),
         SlowClient("slow-data-arrive", [(1, _TO_DATA), (180, b"a"), (359, b"\r\n.\r\nQUIT\r\n")], b"221 ", 359),
     ],
     ids=lambda case: case.id,
@@ -177,7 +265,7 @@ async def test_trio_keeps_the_deadlines(case: SlowClient, autojump_clock: trio.t
             await client.send_all(octets)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(smtp_trio.Session(server).run)
+        nursery.start_soon(smtp_trio.Session(server, case.tls).run)
         nursery.start_soon(say)
         async for data in client:
             heard += data

@@ -15,15 +15,18 @@ from trio.testing import memory_stream_pair
 
 from fuzz.targets.smtp_server import Session
 from tests.smtp import support
+from tests.smtp.test_auth import ROWS as AUTH_ROWS
 from tests.smtp.test_bdat import ROWS as BDAT_ROWS
 from tests.smtp.test_dsn import ROWS as DSN_ROWS
 from tests.smtp.test_lmtp import ROWS as LMTP_ROWS
 from tests.smtp.test_path_rows import ROWS as PATH_ROWS
 from tests.smtp.test_session_rows import ROWS as SESSION_ROWS
 from tests.smtp.test_smuggling import AT_START, MARKERS, TRUE_ENDS
+from tests.smtp.test_starttls import ROWS as STARTTLS_ROWS
+from tests.smtp.test_xclient import ROWS as XCLIENT_ROWS
 from tests.transcripts import load
 from trio_fcgimail.server.outlet import Outlet
-from trio_fcgimail.smtp import CommandRejected, Connected, Extension, Reply, State, catalogue
+from trio_fcgimail.smtp import CommandRejected, ConnectionClosed, Extension, Reply, State, catalogue
 from trio_fcgimail.smtp.commands import WORDS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -32,12 +35,15 @@ DONE, NOT_DONE, SECURITY = "What we do", "What we do not do, and why", "Security
 SUBJECTS: Final = 21  # of the section on security
 
 ROW_IDS: Final[Mapping[str, frozenset[str]]] = {
+    "tests/smtp/test_auth.py": frozenset(row.id for row in AUTH_ROWS),
     "tests/smtp/test_bdat.py": frozenset(row.id for row in BDAT_ROWS),
     "tests/smtp/test_dsn.py": frozenset(row.id for row in DSN_ROWS),
     "tests/smtp/test_lmtp.py": frozenset(row.id for row in LMTP_ROWS),
     "tests/smtp/test_path_rows.py": frozenset(row.id for row in PATH_ROWS),
     "tests/smtp/test_session_rows.py": frozenset(row.id for row in SESSION_ROWS),
     "tests/smtp/test_smuggling.py": frozenset(marker.id for marker in (*MARKERS, *AT_START, *TRUE_ENDS)),
+    "tests/smtp/test_starttls.py": frozenset(row.id for row in STARTTLS_ROWS),
+    "tests/smtp/test_xclient.py": frozenset(row.id for row in XCLIENT_ROWS),
 }
 DIALOGUES: Final = frozenset(f"tests/dialogues/{transcript.name}.txt" for transcript in load())
 
@@ -170,7 +176,8 @@ def boasts(page: str) -> Iterator[str]:
 @cache
 def refused_words() -> frozenset[str]:
     """The commands that the core answers 502, all its extensions being offered."""
-    answers = {word: support.in_state(State.READY).feed(f"{word} x\r\n".encode()) for word in WORDS}
+    everything = support.EVERYTHING
+    answers = {word: support.in_state(State.READY, everything).feed(f"{word} x\r\n".encode()) for word in WORDS}
     return frozenset(word for word, answer in answers.items() if answer.startswith(b"502 "))
 
 
@@ -179,7 +186,9 @@ def refused_parameters() -> frozenset[str]:
     """Well-known parameters of MAIL that the core answers 555."""
     values = {"AUTH": "=<>", "REQUIRETLS": "", "BY": "=9;R", "MT-PRIORITY": "=1", "HOLDFOR": "=9", "RET": "=FULL"}
     answers = {
-        keyword: support.in_state(State.READY).feed(f"MAIL FROM:<a@b.c> {keyword}{value}\r\n".encode())
+        keyword: support.in_state(State.READY, support.TLS_OPTIONS).feed(
+            f"MAIL FROM:<a@b.c> {keyword}{value}\r\n".encode()
+        )
         for keyword, value in values.items()
     }
     return frozenset(keyword for keyword, answer in answers.items() if answer.startswith(b"555 "))
@@ -190,8 +199,8 @@ def test_page_is_true() -> None:
 
 
 def test_what_the_core_refuses() -> None:
-    assert refused_words() == {"STARTTLS", "AUTH", "XCLIENT", "EXPN"}
-    assert refused_parameters() == {"AUTH", "REQUIRETLS", "BY", "MT-PRIORITY", "HOLDFOR"}
+    assert refused_words() == {"EXPN"}
+    assert refused_parameters() == {"BY", "MT-PRIORITY", "HOLDFOR"}
 
 
 @pytest.mark.parametrize(
@@ -208,12 +217,12 @@ def test_what_the_core_refuses() -> None:
         pytest.param("`DSN`, 6533 3 |", "DSN, 6533 3 |", "no row for the keyword DSN", id="keyword"),
         pytest.param("`CHUNKS_REFUSED`", "refused", "no word of the state CHUNKS_REFUSED", id="state"),
         pytest.param("4.1.1.5 `RSET` |", "4.1.1.5 reset |", "RSET is not in the section: What we do", id="verb"),
-        pytest.param("3207 `STARTTLS`", "3207", "STARTTLS is not in the section: What we do not", id="not-named"),
-        pytest.param("4.1.1.5 `RSET` |", "`RSET`, `AUTH` |", "done on paper only: AUTH", id="boast"),
-        pytest.param("8689 `REQUIRETLS` | the parameter is", "8689 | it is", "no word of the", id="parameter"),
+        pytest.param("3.5.2 `EXPN`", "3.5.2", "EXPN is not in the section: What we do not", id="not-named"),
+        pytest.param("4.1.1.5 `RSET` |", "`RSET`, `EXPN` |", "done on paper only: EXPN", id="boast"),
+        pytest.param("6710 MT-PRIORITY, ", "", "no word of the parameter MT-PRIORITY", id="parameter"),
         pytest.param("221 2.0.0", "221 2.0.1", "no reply of ours: 221 2.0.1", id="reply"),
         pytest.param("[design.md](design.md)", "[design.md](designs.md)", "no page: designs.md", id="link"),
-        pytest.param("| passwords | none", "passwords none", "20 subjects of security", id="subject"),
+        pytest.param("| passwords | never", "passwords never", "20 subjects of security", id="subject"),
         pytest.param("| `smtp/options.py`, `smtp/order.py` |", "| all |", "without a module: 2033", id="no-module"),
         pytest.param("| they ask for a queue |", "| |", "without a reason: 2852", id="no-reason"),
     ],
@@ -234,22 +243,25 @@ def test_a_row_without_a_test_is_found_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "wire",
+    ("wire", "refusals"),
     [
-        pytest.param(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 25\r\n", id="proxy-1"),
-        pytest.param(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\xdc\4\0\x19\r\n", id="proxy-2"),
-        pytest.param(b"\x16\3\1\0\x2f\1\0\0\x2b\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0\r\n", id="tls-hello"),
+        pytest.param(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 25\r\nNOOP\r\n", [], id="text"),
+        pytest.param(b"proxy unknown\r\nNOOP\r\n", [], id="lower-case"),
+        pytest.param(
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\xdc\4\0\x19\r\nNOOP\r\n",
+            ["500 5.5.2"] * 2,
+            id="binary",
+        ),
     ],
 )
-def test_other_protocols_get_nowhere(wire: bytes) -> None:
-    """A header of PROXY or a TLS hello is no command: 500, and nothing is asked of the embedder."""
-    session = support.in_state(State.START)
-    answers = support.codes(session.feed(wire))
-    assert answers
-    assert {answer.partition(" ")[0] for answer in answers} == {"500"}
-    assert session.connection.state is State.START
-    assert {type(event) for event in session.events} == {Connected, CommandRejected}
-    assert not session.closed
+@pytest.mark.parametrize("state", [State.START, State.READY, State.RCPT], ids=lambda state: state.name)
+def test_a_header_of_proxy_gets_nowhere(wire: bytes, refusals: list[str], state: State) -> None:
+    """To the core it is a word of another protocol: nothing is asked of the embedder, and it closes."""
+    session = support.in_state(state)
+    before = len(session.events)
+    assert support.codes(session.feed(wire)) == [*refusals, "421 4.7.0"]
+    assert {type(event) for event in session.events[before:]} <= {CommandRejected, ConnectionClosed}
+    assert session.closed
 
 
 @pytest.mark.trio

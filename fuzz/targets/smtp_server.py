@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import cycle
 from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import (
     LMTP,
     MAX_BUFFER_OCTETS,
-    MAX_COMMAND_OCTETS,
+    MAX_SASL_OCTETS,
     NEED_DATA,
     PAUSED,
     SMTP,
     Answerable,
+    AuthChannel,
+    Authenticate,
     BareNewline,
     BodyType,
     CloseReason,
@@ -26,12 +29,14 @@ from trio_fcgimail.smtp import (
     CommandRejected,
     Connected,
     ConnectionClosed,
+    Credentials,
     DataBegun,
     DataCommand,
     Event,
     Extension,
     Hello,
     MailFrom,
+    Mechanism,
     MessageChunk,
     MessageEnd,
     MessageRefused,
@@ -41,15 +46,20 @@ from trio_fcgimail.smtp import (
     RemoteProtocolError,
     RepliesAtEnd,
     Reply,
+    Secret,
     ServerConnection,
     ServerOptions,
+    StartTls,
     State,
+    Tls,
     TransactionReset,
     Waiting,
+    Xclient,
+    XclientUse,
     catalogue,
 )
 
-MAX_PIECE_OCTETS: Final = MAX_BUFFER_OCTETS - MAX_COMMAND_OCTETS  # always taken at NEED_DATA
+MAX_PIECE_OCTETS: Final = MAX_BUFFER_OCTETS - MAX_SASL_OCTETS  # always taken at NEED_DATA
 
 _REPLY_LINE: Final = re.compile(
     r"(?P<code>[2-5][0-9]{2})"
@@ -57,7 +67,21 @@ _REPLY_LINE: Final = re.compile(
 )
 _BARE_NEWLINE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
+_CATALOGUE: Final = frozenset(reply for reply in vars(catalogue).values() if isinstance(reply, Reply))
+
+
+class Handshake(Enum):
+    """How a TLS handshake ends: in a wire a mark, which is no octet of the client and counts only where one is due."""
+
+    DONE = b"<TLS>"
+    FAILED = b"<NO TLS>"
+
+
+Piece = bytes | Handshake
+Trace = tuple[bytes, tuple[Event, ...], tuple[bytes, ...], Reply | None]
 Judge = Callable[[Answerable], Reply | None]  # None accepts with the default reply
+_HANDSHAKES: Final = {one.value: one for one in Handshake}
+_MARKS: Final = re.compile(b"(" + b"|".join(_HANDSHAKES) + b")")
 
 
 @final
@@ -110,6 +134,7 @@ class Session:
         events: all events in order, without the chunks.
         messages: the content of every message whose end was seen, in order, accepted or not.
         lost: the reply of the RemoteProtocolError that ended the session, if one did.
+        overheard: what the trace was before a STARTTLS behind which the client sent more in the clear.
     """
 
     def __init__(self, options: ServerOptions, judge: Judge = take_all) -> None:
@@ -118,6 +143,9 @@ class Session:
         self.events: list[Event] = []
         self.messages: list[bytes] = []
         self.lost: Reply | None = None
+        self.overheard: Trace | None = None
+        self._before_tls: Trace = (b"", (), (), None)
+        self._has_login = False
         self._judge = judge
         self._chunks: list[bytes] = []
         self._recipients = 0
@@ -133,24 +161,60 @@ class Session:
         return self.connection.state is State.CLOSED
 
     @property
-    def trace(self) -> tuple[bytes, tuple[Event, ...], tuple[bytes, ...], Reply | None]:
-        """All that must not depend on how the octets were cut."""
+    def trace(self) -> Trace:
+        """All that must not depend on how the octets were cut, unless something was overheard."""
         return bytes(self.output), tuple(self.events), tuple(self.messages), self.lost
 
     def feed(self, data: bytes) -> bytes:
-        """Receive one piece (``b""`` is the end of file) and go on until more is needed; returns what was written."""
+        """Receive one piece (``b""`` is the end of file) and go on until more is needed; returns what was written.
+
+        What comes in place of a TLS handshake makes it fail.
+        """
+        if self.connection.state is State.TLS_PENDING:
+            self.overheard = self._before_tls if data else None
+            self.shake_hands(Handshake.FAILED)
+            return b""
         before = len(self.output)
         self.connection.receive_data(data)
         self._octets += len(data)
         self._pump()
         return bytes(self.output[before:])
 
-    def play(self, pieces: Iterable[bytes]) -> None:
+    def shake_hands(self, end: Handshake) -> None:
+        """End the TLS handshake, if one is due."""
+        connection = self.connection
+        if connection.state is not State.TLS_PENDING:
+            return
+        match end:
+            case Handshake.DONE:
+                connection.tls_started()
+                self._check_nothing_is_left()
+            case Handshake.FAILED:
+                connection.tls_failed()
+                self._pump()
+                assert self.closed
+            case _:
+                assert_never(end)
+
+    def _check_nothing_is_left(self) -> None:
+        """After TLS began."""
+        connection = self.connection
+        assert connection.tls is Tls.ACTIVE
+        assert connection.state is State.START
+        assert not connection.in_transaction
+        assert connection.next_event() is NEED_DATA, "something from before TLS is left"
+        self._has_login = False
+        self._forget()
+
+    def play(self, pieces: Iterable[Piece]) -> None:
         """Receive the pieces, as long as anybody listens."""
         for piece in pieces:
             if self.closed:
                 return
-            self.feed(piece)
+            if isinstance(piece, Handshake):
+                self.shake_hands(piece)
+            else:
+                self.feed(piece)
 
     def _pump(self) -> None:
         connection = self.connection
@@ -163,9 +227,14 @@ class Session:
             if event is NEED_DATA:
                 assert connection.waiting_for in (Waiting.COMMAND, Waiting.DATA)
                 return
-            assert event is not PAUSED, "paused, though everything was answered"
+            if event is PAUSED:
+                assert connection.state is State.TLS_PENDING, "paused, though everything was answered"
+                assert connection.waiting_for is Waiting.HANDSHAKE
+                return
             self._turns += 1
             assert self._turns <= self._octets + 2, "more events than octets: an endless loop"
+            if isinstance(event, StartTls):
+                self._before_tls = self.trace
             if not isinstance(event, MessageChunk):
                 self.events.append(event)
             self._take(event)
@@ -176,6 +245,8 @@ class Session:
         assert self.lost is None
         assert self.closed
         assert error.reply.code >= 400
+        if error.reply == catalogue.PLAINTEXT_BEHIND_STARTTLS:
+            self.overheard = self.trace
         self.lost = error.reply
         (written,) = self._write(error.to_send, 1)
         assert written.code == error.reply.code
@@ -183,7 +254,10 @@ class Session:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Connected() | Hello() | MailFrom() | RcptTo() | DataBegun() | MessageEnd():
+            case Authenticate(credentials=credentials):
+                self._check_login(event, credentials)
+                self._answer(event)
+            case Connected() | Hello() | StartTls() | Xclient() | MailFrom() | RcptTo() | DataBegun() | MessageEnd():
                 self._answer(event)
             case MessageChunk(data=data):
                 assert data
@@ -198,12 +272,28 @@ class Session:
             case CommandAnswered(reply=reply, to_send=to_send) | CommandRejected(reply=reply, to_send=to_send):
                 (written,) = self._write(to_send, 1)
                 assert written.code == reply.code
+                assert reply in _CATALOGUE, "a reply of the core's own that may hold something of the client"
             case ConnectionClosed():
                 assert self.closed
                 assert self.connection.waiting_for is Waiting.NOTHING
                 assert self.connection.next_event() == event
             case _:
                 assert_never(event)
+
+    def _check_login(self, event: Authenticate, credentials: Credentials) -> None:
+        """Nobody logs in twice, within a mail or in the clear unasked; and no password can be seen."""
+        connection, options = self.connection, self.connection.options
+        assert not self._has_login
+        assert not connection.in_transaction
+        assert connection.tls is Tls.ACTIVE or options.auth_channel is AuthChannel.ANY
+        assert credentials.mechanism in options.auth_mechanisms
+        assert credentials.username
+        assert credentials.password.reveal()
+        assert max(len(credentials.username.encode()), len(credentials.identity.encode())) <= 255
+        for text in (credentials.identity, credentials.username, credentials.password.reveal()):
+            assert not re.search(r"[\x00-\x1f\x7f-\x9f]", text)
+        other = Authenticate(replace(credentials, password=Secret("another")))
+        assert repr(event) == repr(other), "the password shows"
 
     def _answer(self, event: Answerable) -> None:
         connection = self.connection
@@ -221,8 +311,12 @@ class Session:
         self._write(to_send, 0 if answered_later else 1)
         if answered_later and not accepted:
             self._refusal = verdict
-        if accepted and isinstance(event, Hello | MailFrom):
+        if accepted and isinstance(event, Hello | MailFrom | Xclient):
             self._forget()
+        if accepted and isinstance(event, Authenticate):
+            self._has_login = True
+        if accepted and isinstance(event, Xclient):
+            self._has_login = isinstance(event.attributes.login, str)
         if accepted and isinstance(event, MailFrom):
             self._body = event.body
         if accepted and isinstance(event, RcptTo):
@@ -276,8 +370,8 @@ class Session:
         return replies
 
 
-# One octet each of the first seven; "0" is the quiet choice for all, so that the corpus can be read and written by hand
-_HEADER_OCTETS: Final = 7
+# One octet each of the first eight; "0" is the quiet choice for all, so that the corpus can be read and written by hand
+_HEADER_OCTETS: Final = 8
 _VERDICTS: Final[tuple[Reply | None, ...]] = (
     *(None,) * 10,
     catalogue.LOCAL_ERROR,
@@ -290,30 +384,49 @@ _VERDICTS: Final[tuple[Reply | None, ...]] = (
 _NEWLINES: Final = (BareNewline.REJECT, BareNewline.CLOSE, BareNewline.NORMALIZE, BareNewline.REJECT)
 
 
-def options_from(profile: int) -> ServerOptions:
-    """Bit 0 LMTP, bits 1 and 2 the bare newlines, bit 3 small limits, bit 6 no extensions, bit 7 lenient paths."""
+def options_from(profile: int, channel: int) -> ServerOptions:
+    """What two octets choose.
+
+    Args:
+        profile: bit 0 LMTP, bits 1 and 2 the bare newlines, bit 3 small limits, bit 6 no extensions, bit 7 lenient
+            paths.
+        channel: bit 0 STARTTLS, bit 1 TLS from the beginning, bit 2 PLAIN and LOGIN, bit 3 both in the clear too,
+            bit 6 XCLIENT, bit 7 PLAIN is not spoken.
+    """
     small = bool(profile & 8)
+    spoken = frozenset(Mechanism) - ({Mechanism.PLAIN} if channel & 128 else set())
     return ServerOptions(
         hostname="mx.example.com",
         dialect=LMTP if profile & 1 else SMTP,
         bare_newline=_NEWLINES[profile >> 1 & 3],
         extensions=frozenset() if profile & 64 else frozenset(Extension),
         paths=Paths.LENIENT if profile & 128 else Paths.STRICT,
+        tls=Tls.ACTIVE if channel & 2 else Tls.AVAILABLE if channel & 1 else Tls.NONE,
+        auth_mechanisms=spoken if channel & 4 else frozenset(),
+        auth_channel=AuthChannel.ANY if channel & 8 else AuthChannel.TLS_ONLY,
+        xclient=XclientUse.ALLOWED if channel & 64 else XclientUse.REFUSED,
         max_message_octets=64 if small else 4096,
         max_recipients=2 if small else 100,
         max_messages=2 if small else None,
         max_bad_commands=3 if small else None,
         max_refused_recipients=2 if small else None,
+        max_failed_logins=2 if small else None,
     )
 
 
 def judge_from(verdicts: bytes) -> Judge:
-    """Half an octet for each answer, over and over: 0 to 9 accept, A and B are 4xx, C to E 5xx, F closes."""
+    """Half an octet for each answer, over and over: 0 to 9 accept, A and B are 4xx, C to E 5xx, F closes.
+
+    A 5xx to AUTH is 535.
+    """
     turn = cycle([half for octet in verdicts for half in (octet >> 4, octet & 15)])
     first = iter([True])  # the banner is for all: a session that greets nobody shows little
 
-    def judge(_event: Answerable) -> Reply | None:
-        return None if next(first, False) else _VERDICTS[next(turn)]
+    def judge(event: Answerable) -> Reply | None:
+        verdict = None if next(first, False) else _VERDICTS[next(turn)]
+        if verdict is not None and verdict.code >= 500 and isinstance(event, Authenticate):
+            return catalogue.BAD_CREDENTIALS
+        return verdict
 
     return judge
 
@@ -328,7 +441,31 @@ def cut(wire: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
         at += size
 
 
-def run(options: ServerOptions, judge: Judge, pieces: Iterable[bytes]) -> Session:
+def scenes(wire: bytes, sizes: Sequence[int]) -> Iterator[Piece]:
+    """The octets in pieces of these sizes, none of them beyond a mark of a handshake, and the marks."""
+    for part in _MARKS.split(wire):
+        if part in _HANDSHAKES:
+            yield _HANDSHAKES[part]
+        else:
+            yield from cut(part, sizes)
+
+
+def assert_cutting_shows_nowhere(whole: Session, split: Session) -> None:
+    """Both got the same octets, ``whole`` in as few pieces as can be.
+
+    Only more in the clear behind STARTTLS makes a difference: it may have arrived before TLS was looked for, or after.
+    What came before it is the same even then.
+    """
+    if whole.overheard is None:
+        assert split.trace == whole.trace, "the way of cutting shows"
+        return
+    output, events, messages, _ = whole.overheard
+    assert split.output.startswith(output), "the way of cutting shows before STARTTLS"
+    assert tuple(split.events[: len(events)]) == events
+    assert tuple(split.messages[: len(messages)]) == messages
+
+
+def run(options: ServerOptions, judge: Judge, pieces: Iterable[Piece]) -> Session:
     """A session from its banner to its end of file."""
     session = Session(options, judge)
     session.play(pieces)
@@ -338,11 +475,16 @@ def run(options: ServerOptions, judge: Judge, pieces: Iterable[bytes]) -> Sessio
 
 
 def check(data: bytes) -> None:
-    """Header: a profile, four octets of verdicts, two of piece sizes; the rest comes from the client.
+    """Header: profile, channel, four octets of verdicts, two of piece sizes; the rest comes from the client.
+
+    ``<TLS>`` and ``<NO TLS>`` in the rest stand for the end of a handshake.
 
     Invariants:
         - Nothing but RemoteProtocolError ever escapes, and after it the connection is closed.
-        - Output, events and messages do not depend on how the octets were cut.
+        - Output, events and messages do not depend on how the octets were cut, up to a STARTTLS with more behind it.
+        - After TLS began nothing is left of what came before; octets in place of a handshake are never commands.
+        - A login comes once, never within a mail, in the clear only where that was chosen; no reply and no repr of an
+          event holds a password.
         - No more events than octets: no endless loop; the core pauses until its event is answered.
         - At NEED_DATA the buffer has room for all but a command line.
         - Every output line is part of a valid reply; each event owes as many replies as its RFC says.
@@ -351,8 +493,8 @@ def check(data: bytes) -> None:
         - What was refused once stays refused, by the same reply, to its last chunk.
     """
     header, wire = data[:_HEADER_OCTETS].ljust(_HEADER_OCTETS, b"0"), data[_HEADER_OCTETS:]
-    options, verdicts, sizes = options_from(header[0]), header[1:5], [octet % 32 + 1 for octet in header[5:7]]
-    whole = run(options, judge_from(verdicts), cut(wire, [MAX_PIECE_OCTETS]))
+    options, verdicts = options_from(header[0], header[1]), header[2:6]
+    sizes = [octet % 32 + 1 for octet in header[6:8]]
+    whole = run(options, judge_from(verdicts), scenes(wire, [MAX_PIECE_OCTETS]))
     for sizes_here in ([1], sizes):
-        split = run(options, judge_from(verdicts), cut(wire, sizes_here))
-        assert split.trace == whole.trace, "the way of cutting shows"
+        assert_cutting_shows_nowhere(whole, run(options, judge_from(verdicts), scenes(wire, sizes_here)))

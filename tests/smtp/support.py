@@ -7,19 +7,24 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, final
 
-from fuzz.targets.smtp_server import MAX_PIECE_OCTETS, Judge, Session, cut, read_replies, take_all
+from fuzz.targets.smtp_server import MAX_PIECE_OCTETS, Judge, Piece, Session, read_replies, scenes, take_all
 from trio_fcgimail.smtp import (
     LMTP,
     SMTP,
     Answerable,
+    AuthChannel,
+    Authenticate,
     Connected,
     Extension,
     MailFrom,
+    Mechanism,
     MessageEnd,
     RcptTo,
     Reply,
     ServerOptions,
     State,
+    Tls,
+    XclientUse,
     catalogue,
 )
 
@@ -28,6 +33,9 @@ LMTP_OPTIONS: Final = ServerOptions(hostname="mx.example.com", dialect=LMTP)
 PLAIN: Final = ServerOptions(hostname="mx.example.com", extensions=frozenset())
 ALL: Final = frozenset(Extension)
 NO_CHUNKING: Final = replace(OPTIONS, extensions=ALL - {Extension.CHUNKING, Extension.BINARYMIME})
+STARTTLS_OPTIONS: Final = replace(OPTIONS, tls=Tls.AVAILABLE, auth_mechanisms=frozenset(Mechanism))
+TLS_OPTIONS: Final = replace(STARTTLS_OPTIONS, tls=Tls.ACTIVE)
+EVERYTHING: Final = replace(STARTTLS_OPTIONS, auth_channel=AuthChannel.ANY, xclient=XclientUse.ALLOWED)
 
 EHLO: Final = b"EHLO client.example\r\n"
 LHLO: Final = b"LHLO client.example\r\n"
@@ -35,7 +43,7 @@ MAIL: Final = b"MAIL FROM:<alice@example.net>\r\n"
 RCPT: Final = b"RCPT TO:<bob@example.com>\r\n"
 DATA: Final = b"DATA\r\n"
 
-# How a client gets there; CONNECTED and CLOSED need none, and SASL and TLS_PENDING an extension that is not offered
+# How a client gets there; CONNECTED and CLOSED need none
 WAY_TO: Final[Mapping[State, bytes]] = {
     State.REFUSED: b"",
     State.START: b"",
@@ -45,14 +53,19 @@ WAY_TO: Final[Mapping[State, bytes]] = {
     State.DATA: EHLO + MAIL + RCPT + DATA,
     State.CHUNKING: EHLO + MAIL + RCPT + b"BDAT 7\r\nhello\r\n",
     State.CHUNKS_REFUSED: EHLO + MAIL + RCPT + b"BDAT 6\r\nhello\n",  # the bare LF is 550
+    State.SASL: EHLO + b"AUTH PLAIN\r\n",
+    State.TLS_PENDING: EHLO + b"STARTTLS\r\n",
 }
+NEEDS: Final[Mapping[State, ServerOptions]] = {State.SASL: EVERYTHING, State.TLS_PENDING: EVERYTHING}
 
 
 def habits(event: Answerable) -> Reply | None:
-    """An embedder who refuses whom the local part calls bad (550) or busy (451), and takes everything else."""
+    """An embedder who refuses whom the local part calls bad (550, 535) or busy (451, 454), and takes all else."""
     match event:
         case MailFrom(path=path) | RcptTo(path=path) if path is not None:
             return {"bad": catalogue.NO_SUCH_USER, "busy": catalogue.LOCAL_ERROR}.get(path.local_part)
+        case Authenticate(credentials=who):
+            return {"bad": catalogue.BAD_CREDENTIALS, "busy": catalogue.AUTH_FAILED_FOR_NOW}.get(who.username)
         case _:
             return None
 
@@ -67,8 +80,9 @@ def refuse_message(event: Answerable) -> Reply | None:
     return catalogue.LOCAL_ERROR if isinstance(event, MessageEnd) else None
 
 
-def in_state(state: State, options: ServerOptions = OPTIONS, judge: Judge = habits) -> Session:
+def in_state(state: State, options: ServerOptions | None = None, judge: Judge = habits) -> Session:
     """A session that a client has led to ``state``; its output so far is forgotten."""
+    options = options or NEEDS.get(state, OPTIONS)
     session = Session(options, turn_away if state is State.REFUSED else judge)
     way = WAY_TO[state].replace(EHLO, LHLO) if options.dialect is not SMTP else WAY_TO[state]
     if way:
@@ -91,19 +105,19 @@ class Cut(Enum):
     BEHIND = "with more commands behind, in one piece"
     BEHIND_BYTEWISE = "with more commands behind, byte by byte"
 
-    def pieces(self, wire: bytes, behind: bytes) -> Iterator[bytes]:
+    def pieces(self, wire: bytes, behind: bytes) -> Iterator[Piece]:
         match self:
             case Cut.WHOLE:
-                yield from cut(wire, [MAX_PIECE_OCTETS])
+                yield from scenes(wire, [MAX_PIECE_OCTETS])
             case Cut.BYTEWISE:
-                yield from cut(wire, [1])
+                yield from scenes(wire, [1])
             case Cut.BEHIND:
-                yield from cut(wire + behind, [MAX_PIECE_OCTETS])
+                yield from scenes(wire + behind, [MAX_PIECE_OCTETS])
             case Cut.BEHIND_BYTEWISE:
-                yield from cut(wire + behind, [1])
+                yield from scenes(wire + behind, [1])
 
 
-# What is sent behind a row that ends in this state, and what that must lead to
+# What is sent behind a row that ends in this state, what that must lead to, and in which state it ends if in another
 BEHIND: Final[Mapping[State, tuple[bytes, list[str]]]] = {
     State.REFUSED: (b"NOOP\r\n", ["503 5.5.1"]),
     State.START: (b"NOOP\r\n", ["250 2.0.0"]),
@@ -113,8 +127,11 @@ BEHIND: Final[Mapping[State, tuple[bytes, list[str]]]] = {
     State.DATA: (b"NOOP\r\n.\r\nNOOP\r\n", ["250 2.0.0", "250 2.0.0"]),
     State.CHUNKING: (b"NOOP\r\n", ["250 2.0.0"]),
     State.CHUNKS_REFUSED: (b"NOOP\r\n", ["250 2.0.0"]),
+    State.SASL: (b"*\r\nNOOP\r\n", ["501 5.7.0", "250 2.0.0"]),
+    State.TLS_PENDING: (b"<TLS>NOOP\r\n", ["250 2.0.0"]),
     State.CLOSED: (b"NOOP\r\n", []),
 }
+AFTER_BEHIND: Final = {State.DATA: State.READY, State.SASL: State.READY, State.TLS_PENDING: State.START}
 
 
 @final
@@ -122,7 +139,8 @@ BEHIND: Final[Mapping[State, tuple[bytes, list[str]]]] = {
 class Row:
     """One line of a protocol table.
 
-    ``replies`` are separated by bars; one without an enhanced code must carry none (RFC 2034 4).
+    ``replies`` are separated by bars; one without an enhanced code must carry none (RFC 2034 4). ``<TLS>`` and
+    ``<NO TLS>`` in ``wire`` stand for the end of a handshake.
     """
 
     id: str
@@ -131,7 +149,7 @@ class Row:
     replies: str
     end: State
     why: str
-    options: ServerOptions = OPTIONS
+    options: ServerOptions | None = None
     judge: Judge = habits
 
     def play(self, how: Cut) -> Session:
@@ -142,7 +160,7 @@ class Row:
         expected = [reply.strip() for reply in self.replies.split("|") if reply.strip()]
         followed = how in (Cut.BEHIND, Cut.BEHIND_BYTEWISE)
         assert codes(session.output) == expected + (more if followed else []), self.why
-        end = State.READY if followed and self.end is State.DATA else self.end
+        end = AFTER_BEHIND.get(self.end, self.end) if followed else self.end
         assert session.connection.state is end, self.why
         return session
 
@@ -151,6 +169,7 @@ __all__ = [
     "ALL",
     "DATA",
     "EHLO",
+    "EVERYTHING",
     "LHLO",
     "LMTP_OPTIONS",
     "MAIL",
@@ -158,6 +177,8 @@ __all__ = [
     "OPTIONS",
     "PLAIN",
     "RCPT",
+    "STARTTLS_OPTIONS",
+    "TLS_OPTIONS",
     "WAY_TO",
     "Cut",
     "Row",

@@ -9,11 +9,25 @@ from typing import cast
 import pytest
 
 from fuzz.targets.smtp_server import Session, take_all
-from tests.smtp.support import DATA, EHLO, LHLO, LMTP_OPTIONS, MAIL, OPTIONS, RCPT, WAY_TO, codes, habits, in_state
+from tests.smtp.support import (
+    DATA,
+    EHLO,
+    EVERYTHING,
+    LHLO,
+    LMTP_OPTIONS,
+    MAIL,
+    OPTIONS,
+    RCPT,
+    WAY_TO,
+    codes,
+    habits,
+    in_state,
+)
 from trio_fcgimail.smtp import (
     NEED_DATA,
     PAUSED,
     Answerable,
+    Authenticate,
     CloseReason,
     Connected,
     ConnectionClosed,
@@ -24,17 +38,25 @@ from trio_fcgimail.smtp import (
     MessageChunk,
     MessageEnd,
     RcptTo,
+    RemoteProtocolError,
     Reply,
     ServerConnection,
     ServerOptions,
+    StartTls,
     State,
+    Tls,
     Waiting,
+    Xclient,
     catalogue,
 )
 
 # What makes the core ask, from which state, and what it then asks
 QUESTIONS = [
     pytest.param(State.START, EHLO, Hello, id="hello"),
+    pytest.param(State.READY, b"STARTTLS\r\n", StartTls, id="starttls"),
+    pytest.param(State.READY, b"AUTH PLAIN AGEAYg==\r\n", Authenticate, id="auth"),
+    pytest.param(State.SASL, b"AGEAYg==\r\n", Authenticate, id="sasl-response"),
+    pytest.param(State.READY, b"XCLIENT LOGIN=a\r\n", Xclient, id="xclient"),
     pytest.param(State.READY, MAIL, MailFrom, id="mail"),
     pytest.param(State.MAIL, RCPT, RcptTo, id="rcpt"),
     pytest.param(State.RCPT, DATA, DataBegun, id="data"),
@@ -47,12 +69,12 @@ OK = catalogue.OK
 NO = catalogue.NO_SUCH_USER
 
 
-def asked(state: State, wire: bytes, options: ServerOptions = OPTIONS) -> tuple[ServerConnection, Answerable]:
+def asked(state: State, wire: bytes, options: ServerOptions = EVERYTHING) -> tuple[ServerConnection, Answerable]:
     """A connection that waits for the answer to the event."""
     connection = in_state(state, options).connection
     connection.receive_data(wire)
     event = connection.next_event()
-    assert isinstance(event, Hello | MailFrom | RcptTo | DataBegun | MessageEnd)
+    assert isinstance(event, Hello | StartTls | Authenticate | Xclient | MailFrom | RcptTo | DataBegun | MessageEnd)
     return connection, event
 
 
@@ -191,8 +213,10 @@ def moments() -> list[Session]:
 
 
 def test_close_between_events() -> None:
+    """During a handshake nothing may be said: the client takes what comes for TLS (RFC 3207 4.1)."""
     for session in moments():
-        assert codes(session.connection.close(catalogue.TIMED_OUT)) == ["421 4.4.2"]
+        said = [] if session.connection.state is State.TLS_PENDING else ["421 4.4.2"]
+        assert codes(session.connection.close(catalogue.TIMED_OUT)) == said
         assert session.connection.next_event() == ConnectionClosed(CloseReason.REPLY)
         assert session.connection.waiting_for is Waiting.NOTHING
         with pytest.raises(LocalProtocolError, match="once"):
@@ -231,7 +255,8 @@ def test_close_after_the_client_is_gone() -> None:
 def test_end_of_file_in_every_state(state: State, rest: bytes) -> None:
     session = in_state(state)
     session.play([*([rest] if rest else []), b""])
-    assert session.events[-1] == ConnectionClosed(CloseReason.EOF)
+    in_handshake = state is State.TLS_PENDING  # then it is the embedder who learns of it
+    assert session.events[-1] == ConnectionClosed(CloseReason.ERROR if in_handshake else CloseReason.EOF)
     assert codes(session.output) == []
     assert session.messages == []
     assert not session.connection.in_transaction
@@ -259,6 +284,86 @@ def test_end_of_file_before_the_greeting() -> None:
     assert connection.next_event() == ConnectionClosed(CloseReason.EOF)
 
 
+# TLS
+
+
+def test_handshake_is_not_the_core_s() -> None:
+    connection, event = asked(State.RCPT, b"STARTTLS\r\n")
+    assert connection.accept(event) == b"220 2.0.0 Ready to start TLS\r\n"
+    assert (connection.tls, connection.waiting_for) == (Tls.AVAILABLE, Waiting.HANDSHAKE)
+    for data in (b"\x16\3\1", b"NOOP\r\n", b""):
+        assert connection.next_event() is PAUSED
+        with pytest.raises(LocalProtocolError, match="for TLS"):
+            connection.receive_data(data)
+    connection.tls_started()
+    assert (connection.tls, connection.waiting_for) == (Tls.ACTIVE, Waiting.COMMAND)
+    assert connection.state is State.START
+    assert connection.next_event() is NEED_DATA
+
+
+def test_handshake_that_fails_closes_without_a_word() -> None:
+    connection, event = asked(State.READY, b"STARTTLS\r\n")
+    connection.accept(event)
+    connection.tls_failed()
+    assert connection.next_event() == ConnectionClosed(CloseReason.ERROR)
+    assert connection.tls is Tls.AVAILABLE
+    with pytest.raises(LocalProtocolError):
+        connection.close(catalogue.TIMED_OUT)
+
+
+@pytest.mark.parametrize("state", [state for state in WAY_TO if state is not State.TLS_PENDING])
+def test_no_handshake_where_none_is_due(state: State) -> None:
+    connection = in_state(state, EVERYTHING).connection
+    for end in (connection.tls_started, connection.tls_failed):
+        with pytest.raises(LocalProtocolError, match="no TLS handshake"):
+            end()
+    assert connection.state is state
+    assert connection.tls is Tls.AVAILABLE
+
+
+def test_no_handshake_before_its_reply_or_twice() -> None:
+    connection, event = asked(State.READY, b"STARTTLS\r\n")
+    with pytest.raises(LocalProtocolError, match="no TLS handshake"):
+        connection.tls_started()
+    connection.accept(event)
+    connection.tls_started()
+    for end in (connection.tls_started, connection.tls_failed):
+        with pytest.raises(LocalProtocolError, match="no TLS handshake"):
+            end()
+
+
+def test_plaintext_that_arrives_while_the_event_waits() -> None:
+    """Row 133: TLS has not begun, so what the client sent is not from behind it."""
+    connection, event = asked(State.RCPT, b"STARTTLS\r\n")
+    connection.receive_data(b"E")
+    with pytest.raises(RemoteProtocolError) as caught:
+        connection.accept(event)
+    assert codes(caught.value.to_send) == ["554 5.5.1"]
+    assert connection.state is State.CLOSED
+    with pytest.raises(LocalProtocolError, match="does not wait"):
+        connection.accept(event)
+    with pytest.raises(LocalProtocolError, match="does not wait"):
+        connection.reject(event, catalogue.TLS_NOT_AVAILABLE)
+    assert connection.next_event() == ConnectionClosed(CloseReason.ERROR)
+
+
+def test_plaintext_behind_a_starttls_that_is_refused_is_commands() -> None:
+    connection, event = asked(State.READY, b"STARTTLS\r\n")
+    connection.receive_data(MAIL)
+    assert codes(connection.reject(event, catalogue.TLS_NOT_AVAILABLE)) == ["454 4.7.0"]
+    assert isinstance(connection.next_event(), MailFrom)
+
+
+def test_end_of_file_behind_starttls_is_not_the_end_of_tls() -> None:
+    """The end of the clear stream says nothing of the one within TLS."""
+    connection, event = asked(State.READY, b"STARTTLS\r\n")
+    connection.receive_data(b"")
+    connection.accept(event)
+    connection.tls_started()
+    connection.receive_data(EHLO)
+    assert isinstance(connection.next_event(), Hello)
+
+
 # What the core says of itself
 
 
@@ -272,6 +377,7 @@ def test_waiting_for_and_in_transaction() -> None:
         State.DATA: (Waiting.DATA, True),
         State.CHUNKING: (Waiting.COMMAND, True),
         State.CHUNKS_REFUSED: (Waiting.COMMAND, True),
+        State.SASL: (Waiting.COMMAND, False),
     }
     for state, answer in expected.items():
         connection = in_state(state).connection

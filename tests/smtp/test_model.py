@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, final
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fuzz.targets import smtp_server
-from fuzz.targets.smtp_server import MAX_PIECE_OCTETS, Judge, cut, read_replies, run
+from fuzz.targets.smtp_server import (
+    MAX_PIECE_OCTETS,
+    Handshake,
+    Judge,
+    Piece,
+    assert_cutting_shows_nowhere,
+    read_replies,
+    run,
+    scenes,
+)
 from tests.smtp.support import LMTP_OPTIONS, OPTIONS
-from trio_fcgimail.smtp import Answerable, Connected, Reply, ServerOptions, catalogue
+from trio_fcgimail.smtp import Answerable, Connected, Mechanism, Reply, ServerOptions, Tls, catalogue
 
 MAX_MESSAGE_OCTETS: Final = 60_000  # more than all steps of a session that are not BIG_CHUNK
 
@@ -45,6 +54,16 @@ class Step(Enum):
     BIG_CHUNK = b"BDAT 60001 LAST\r\n" + b"x" * 60_001
     BAD_CHUNK = b"BDAT x\r\n"
     STARTTLS = b"STARTTLS\r\n"
+    HANDSHAKE = Handshake.DONE.value
+    NO_HANDSHAKE = Handshake.FAILED.value
+    TLS_HELLO = b"\x16\3\1\r\n"
+    AUTH = b"AUTH PLAIN AGEAYg==\r\n"
+    BAD_AUTH = b"AUTH XYZZY\r\n"
+    AUTH_PLAIN = b"AUTH PLAIN\r\n"
+    AUTH_LOGIN = b"AUTH LOGIN\r\n"
+    PLAIN_RESPONSE = b"AGEAYg==\r\n"
+    LOGIN_RESPONSE = b"YQ==\r\n"
+    CANCEL = b"*\r\n"
     UNKNOWN = b"XYZZY\r\n"
     BARE_LF = b"NOOP\nNOOP\r\n"
     LONG = b"x" * 2100 + b"\r\n"
@@ -67,11 +86,15 @@ ANYWHERE: Final[Mapping[Step, int]] = {
     Step.NOOP: 250,
     Step.VRFY: 252,
     Step.HELP: 214,
-    Step.STARTTLS: 502,
     Step.UNKNOWN: 500,
     Step.BARE_LF: 500,
     Step.LONG: 500,
+    Step.PLAIN_RESPONSE: 500,
+    Step.LOGIN_RESPONSE: 500,
+    Step.CANCEL: 500,
 }
+MARKS: Final = {Step.HANDSHAKE: Handshake.DONE, Step.NO_HANDSHAKE: Handshake.FAILED}
+AUTHS: Final = (Step.AUTH, Step.BAD_AUTH, Step.AUTH_PLAIN, Step.AUTH_LOGIN)
 BODY_AS_COMMANDS: Final[Mapping[Step, Codes]] = {  # one 500 for each line that is no data
     Step.BODY: [500] * 5,
     Step.BARE_BODY: [500] * 2,
@@ -87,7 +110,10 @@ VERDICTS: Final[Mapping[int, Reply | None]] = {
 @final
 @dataclass(slots=True)
 class Model:
-    """A server in the words of RFC 5321 and 3030: a greeting, a sender, how many recipients, and the data or chunks."""
+    """A server in the words of RFC 5321, 3030, 3207 and 4954.
+
+    A greeting, a sender, how many recipients, the data or chunks; TLS, a login, and the responses that it waits for.
+    """
 
     lmtp: bool
     verdicts: list[int]
@@ -101,6 +127,10 @@ class Model:
     chunks: bool = False
     refusal: int | None = None
     closed: bool = False
+    tls: bool = False
+    handshake_due: bool = False
+    login: bool = False
+    exchange: list[Step] = field(default_factory=list)  # the responses that are still to come
 
     def ask(self, accepted: int) -> int:
         code = self.verdicts.pop(0) if self.verdicts else 250
@@ -112,8 +142,15 @@ class Model:
         self.bare, self.big, self.chunks, self.refusal = False, 0, False, None
 
     def codes(self, step: Step) -> Codes:
+        if step in MARKS or self.handshake_due:
+            return self.end_handshake(step)
         if self.data:
             return self.more_data(step)
+        if step is Step.TLS_HELLO:
+            self.closed = True
+            return [421]
+        if self.exchange:
+            return self.respond(step)
         if step in CHUNKS:
             return self.chunk(step)
         return BODY_AS_COMMANDS.get(step) or [self.code(step)]
@@ -149,7 +186,63 @@ class Model:
         self.forget()
         return codes
 
+    def end_handshake(self, step: Step) -> Codes:
+        if self.handshake_due:
+            self.closed = step is not Step.HANDSHAKE  # whatever else comes is no TLS
+            self.forget()
+            self.greeting, self.login, self.tls, self.handshake_due = None, False, True, False
+        return []
+
+    def respond(self, step: Step) -> Codes:
+        """The first line of the step is a response; what is behind it is commands again."""
+        assume(step not in (Step.BARE_CHUNK, Step.BIG_CHUNK))  # their last line would go on in the next step
+        if step is self.exchange[0]:
+            del self.exchange[0]
+            return [334] if self.exchange else [self.authenticate()]
+        self.exchange.clear()
+        if step in (Step.CHUNK, Step.LAST_CHUNK):
+            self.closed = True
+            return [501, 221]
+        return [501, *BODY_AS_COMMANDS.get(step, [])[1:]]
+
+    def authenticate(self) -> int:
+        code = self.ask(235)
+        self.login = code == 235
+        return code
+
+    def auth(self, step: Step) -> int:
+        if self.greeting is Step.HELO:
+            return 502
+        if not self.tls:
+            return 538
+        if self.greeting is None or self.sender or self.login:
+            return 503
+        match step:
+            case Step.BAD_AUTH:
+                return 504
+            case Step.AUTH_PLAIN:
+                self.exchange = [Step.PLAIN_RESPONSE]
+                return 334
+            case Step.AUTH_LOGIN:
+                self.exchange = [Step.LOGIN_RESPONSE, Step.LOGIN_RESPONSE]
+                return 334
+            case _:
+                return self.authenticate()
+
+    def starttls(self) -> int:
+        if self.greeting is Step.HELO:
+            return 502
+        if self.tls or self.greeting is None:
+            return 503
+        code = self.ask(220)
+        self.handshake_due = code == 220
+        return code
+
     def code(self, step: Step) -> int:
+        if step in AUTHS:
+            return self.auth(step)
+        if step is Step.STARTTLS:
+            return self.starttls()
         if step in (*GREETED, Step.BAD_EHLO):
             return self.greet(step)
         if step is Step.QUIT:
@@ -222,9 +315,9 @@ def judge(verdicts: list[int]) -> Judge:
     return answer
 
 
-def expected(steps: list[Step], lmtp: bool, verdicts: list[int]) -> Codes:
+def expected(steps: list[Step], lmtp: bool, tls: bool, verdicts: list[int]) -> Codes:
     """What the model answers, up to the reply that closes."""
-    model = Model(lmtp, list(verdicts))
+    model = Model(lmtp, list(verdicts), tls=tls)
     codes = [220]
     for step in steps:
         if model.closed:
@@ -233,10 +326,12 @@ def expected(steps: list[Step], lmtp: bool, verdicts: list[int]) -> Codes:
     return codes
 
 
-def without_limits(options: ServerOptions) -> ServerOptions:
+def without_limits(options: ServerOptions, tls: bool) -> ServerOptions:
     return ServerOptions(
         hostname=options.hostname,
         dialect=options.dialect,
+        tls=Tls.ACTIVE if tls else Tls.AVAILABLE,
+        auth_mechanisms=frozenset(Mechanism),
         max_message_octets=MAX_MESSAGE_OCTETS,
         max_bad_commands=None,
         max_refused_recipients=None,
@@ -253,6 +348,12 @@ WAYS = st.sampled_from(
         [Step.RCPT, Step.RCPT],
         [Step.DATA, Step.BODY],
         [Step.CHUNK, Step.LAST_CHUNK],
+        [Step.STARTTLS, Step.HANDSHAKE],
+        [Step.EHLO, Step.STARTTLS, Step.NOOP, Step.HANDSHAKE, Step.NOOP],
+        [Step.EHLO, Step.STARTTLS, Step.HANDSHAKE, Step.EHLO],
+        [Step.AUTH_LOGIN, Step.LOGIN_RESPONSE, Step.LOGIN_RESPONSE],
+        [Step.AUTH_PLAIN, Step.PLAIN_RESPONSE],
+        [Step.EHLO, Step.AUTH_PLAIN, Step.CANCEL, Step.NOOP],
     ]
 )
 STEPS = st.lists(WAYS | st.sampled_from(Step).map(lambda step: [step]), max_size=14).map(
@@ -263,20 +364,23 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 
 
 @settings(deadline=None)
-@given(STEPS, st.booleans(), VERDICT_LISTS, SIZES)
-def test_session_answers_as_the_model(steps: list[Step], lmtp: bool, verdicts: list[int], sizes: list[int]) -> None:
-    options = without_limits(LMTP_OPTIONS if lmtp else OPTIONS)
+@given(STEPS, st.booleans(), st.booleans(), VERDICT_LISTS, SIZES)
+def test_session_answers_as_the_model(
+    steps: list[Step], lmtp: bool, tls: bool, verdicts: list[int], sizes: list[int]
+) -> None:
+    options = without_limits(LMTP_OPTIONS if lmtp else OPTIONS, tls)
     wire = b"".join(step.value for step in steps)
-    one_by_one = run(options, judge(verdicts), [step.value for step in steps])
-    pipelined = run(options, judge(verdicts), cut(wire, [MAX_PIECE_OCTETS]))
-    split = run(options, judge(verdicts), cut(wire, sizes))
+    pieces: list[Piece] = [MARKS.get(step, step.value) for step in steps]
+    one_by_one = run(options, judge(verdicts), pieces)
+    pipelined = run(options, judge(verdicts), scenes(wire, [MAX_PIECE_OCTETS]))
+    split = run(options, judge(verdicts), scenes(wire, sizes))
     answered = [reply.code for reply in read_replies(bytes(one_by_one.output))]
-    assert answered == expected(steps, lmtp, verdicts)
-    assert pipelined.trace == one_by_one.trace
-    assert split.trace == one_by_one.trace
+    assert answered == expected(steps, lmtp, tls, verdicts)
+    assert_cutting_shows_nowhere(pipelined, one_by_one)
+    assert_cutting_shows_nowhere(pipelined, split)
 
 
-HEADERS = st.tuples(st.integers(0, 127), st.binary(min_size=6, max_size=6)).map(lambda it: bytes([it[0]]) + it[1])
+HEADERS = st.tuples(st.integers(0, 127), st.binary(min_size=7, max_size=7)).map(lambda it: bytes([it[0]]) + it[1])
 TOKENS = st.sampled_from(
     [
         *(step.value for step in Step if step is not Step.BIG_CHUNK),
@@ -290,6 +394,9 @@ TOKENS = st.sampled_from(
         b"MAIL FROM:<> SMTPUTF8\r\n",
         "RCPT TO:<\u00fc@b.c>\r\n".encode(),
         b"\xff",
+        b"XCLIENT LOGIN=a PORT=1\r\n",
+        b"AUTH PLAIN " + b"A" * 2040 + b"\r\n",
+        b"A" * 12290 + b"\r\n",
     ]
 ) | st.binary(max_size=8)
 

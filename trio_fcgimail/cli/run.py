@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
+from trio_fcgimail.cli.pidfile import pid_file
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
-from trio_fcgimail.config import Settings, UnixAddress
+from trio_fcgimail.config import Configuration, ConfigWarning, LogLevel, Settings, UnixAddress
 from trio_fcgimail.server import (
     Ending,
     ListenError,
@@ -46,7 +48,7 @@ class OwnPhp:
 
 
 @final
-class _Run:
+class _Running:
     """What signals end: the start, and from then on the server.
 
     Args:
@@ -84,7 +86,7 @@ class _Run:
             self._server.reopen_logs()
 
 
-def run_server(read: Callable[[], Settings], php: OwnPhp | None = None) -> int:
+def run_server(read: Callable[[], Configuration], php: OwnPhp | None = None) -> int:
     """Serve until a signal says stop; returns the exit code.
 
     Args:
@@ -95,19 +97,23 @@ def run_server(read: Callable[[], Settings], php: OwnPhp | None = None) -> int:
     Raises:
         Failure: it could not be started, or PHP could not, or a signal came before it was.
     """
-    settings = read()
+    configuration = read()
+    settings = configuration.settings
     try:
         file = LogFile(settings.log.file)
     except OSError as exc:
         raise Failure(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
+    with closing(file), nullcontext() if settings.pid_file is None else pid_file(settings.pid_file):
+        return _run(configuration, read, file, php)
+
+
+def _run(configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None) -> int:
     problems: list[str] = []
     ending: Ending | None = None
     try:
-        ending = trio.run(_serve, settings, read, file, php)
+        ending = trio.run(_serve, configuration, read, file, php)
     except* (ListenError, RightsError, PhpError) as group:
         problems = [str(exc) for exc in leaves(group)]
-    finally:
-        file.close()
     if problems:
         raise Failure("; ".join(problems))
     if ending is None:
@@ -115,15 +121,20 @@ def run_server(read: Callable[[], Settings], php: OwnPhp | None = None) -> int:
     return RAN_AND_FAILED if ending is Ending.CUT else 0
 
 
-async def _serve(settings: Settings, read: Callable[[], Settings], file: LogFile, php: OwnPhp | None) -> Ending | None:
+async def _serve(
+    configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None
+) -> Ending | None:
     """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
 
     Returns:
         None when a signal ended the start.
     """
+    settings = configuration.settings
     handed = take_sockets(os.environ)  # before anything is started that would inherit them
     notifier = Notifier.from_environment(os.environ)
     log = make_log(settings.log, file)
+    for warning in configuration.warnings:
+        _tell(log, warning)
     if os.geteuid() == 0 and settings.user is None:
         log.warning("serving as root; set user, or start it as a user of its own")
     if (shortage := find_shortage(settings, raise_limit())) is not None:
@@ -131,22 +142,35 @@ async def _serve(settings: Settings, read: Callable[[], Settings], file: LogFile
     ending: Ending | None = None
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
-            run = _Run(inner.cancel_scope)
+            run = _Running(inner.cancel_scope)
             await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
             path = None if php is None else await inner.start(_run_php, php, settings, log)
-            complete = partial(_with_upstream, path=path)
+
+            def reread() -> Settings:
+                again = read()
+                for warning in again.warnings:
+                    _tell(log, warning)
+                return _with_upstream(again.settings, path)
+
             server = Supervisor(
-                complete(settings),
-                log=log,
-                reread=lambda: complete(read()),
-                handed=handed,
-                notifier=notifier,
+                _with_upstream(settings, path), log=log, reread=reread, handed=handed, notifier=notifier
             )
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
         outer.cancel_scope.cancel()
     return ending
+
+
+def _tell(log: structlog.typing.FilteringBoundLogger, warning: ConfigWarning) -> None:
+    match warning.concern.level:
+        case LogLevel.DEBUG:
+            write = log.debug
+        case LogLevel.INFO:
+            write = log.info
+        case _:
+            write = log.warning
+    write("configuration", file=warning.file, key=warning.key, found=warning.found, done=warning.done)
 
 
 async def _run_php(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["NOT_YET", "NotYet"]
+__all__ = ["NOT_YET", "UNSERVED", "NotYet"]
 
 
 @final
@@ -36,30 +36,11 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-_LATER_EXTENSIONS = frozenset(("XCLIENT",))
-
-
-def _names_no_later_extension(value: object) -> bool:
-    if not isinstance(value, list):
-        return True
-    return not any(isinstance(name, str) and name.upper() in _LATER_EXTENSIONS for name in value)
-
-
 def _has_at_most_one(value: object) -> bool:
     return not (isinstance(value, list) and len(value) > 1)
 
 
-_EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSIONS))
-_RATE = "limits per minute"
-
 _ROWS: Final = (
-    NotYet("listeners.extensions", _names_no_later_extension, _text(_EXTENSIONS_TEXT, "these")),
-    _off("listeners.proxy_protocol_from", [], "[]", "the PROXY protocol"),
-    _off("listeners.xclient_from", [], "[]", "XCLIENT"),
-    _off("limits.connections_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.messages_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.recipients_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.exempt_from", [], "[]", "exemptions from limits"),
     NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
     _off("fastcgi.keep_alive", False, "false", "kept connections"),
     _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
@@ -67,3 +48,41 @@ _ROWS: Final = (
 )
 
 NOT_YET: Final = {row.key: row for row in _ROWS}
+
+# What the settings hold already and the server does nothing with. Whoever teaches it to takes the row out.
+
+
+def _names(value: object) -> list[str]:
+    names = value if isinstance(value, list) else []
+    return [name.strip().lower() for name in names if isinstance(name, str)]
+
+
+def _takes_nothing_new_to_save(value: object) -> bool:
+    """HeadersParser and then FastCGI: every mail's header is read and its subject sent anyway."""
+    names = _names(value)
+    return not set(names) & _NEW_STEPS and "fastcgi" not in names[:-1]
+
+
+def _takes_nothing_new_to_validate(value: object) -> bool:
+    names = _names(value)
+    return not isinstance(value, list) or (not set(names) & _NEW_STEPS and names[-1:] == ["fastcgi"])
+
+
+_NEW_STEPS: Final = frozenset(("header", "hasher", "debugger", "compressor", "maildir"))
+_CHAIN = '"FastCGI" at the end, and before it at most "HeadersParser"'
+
+_UNSERVED_ROWS: Final = (
+    _off("listeners.hostname", "", '""', "a name for each listener"),
+    _off("listeners.idle_seconds", 0, "0", "limits of one listener"),
+    _off("listeners.connections", 0, "0", "limits of one listener"),
+    _off("listeners.log_file", "", '""', "a log for each listener"),
+    NotYet("chain.save", _takes_nothing_new_to_save, _text(_CHAIN, "other processors")),
+    NotYet("chain.validate", _takes_nothing_new_to_validate, _text(_CHAIN, "other processors")),
+    _off("chain.discard", False, "false", "throwing mails away"),
+    _off("header.primary_mail_host", "", '""', "the processor Header"),
+    _off("debugger.log_received_mails", False, "false", "the processor Debugger"),
+    _off("maildir.path", "", '""', "the processor MailDir"),
+    _off("maildir.user_map", {}, "{}", "the processor MailDir"),
+)
+
+UNSERVED: Final = {row.key: row for row in _UNSERVED_ROWS}

@@ -93,7 +93,7 @@ def validate_fields(envelope: Envelope, recipient: Mailbox) -> list[Field]:
 
 
 def save_fields(envelope: Envelope, received: Received) -> list[Field]:
-    """The fields of the save script, all but ``body``, sorted by name; every one of them sorts behind it."""
+    """The fields of the save script, all but ``body``, sorted by name."""
     return sorted(
         [
             *_common(envelope, "save"),

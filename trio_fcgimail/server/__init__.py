@@ -5,6 +5,7 @@ Start at :mod:`trio_fcgimail.server.app`, whose head draws the nursery tree.
 
 from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.gateway import MailReport, Observer
+from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.signals import stop_at_signals
@@ -13,6 +14,7 @@ from trio_fcgimail.server.workers import RightsError, Supervisor
 
 __all__ = [
     "Ending",
+    "Limit",
     "ListenError",
     "LogFile",
     "LogObserver",

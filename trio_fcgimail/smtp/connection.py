@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, assert_never, final
 
-from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp import catalogue, commands
 from trio_fcgimail.smtp.buffer import MAX_COMMAND_OCTETS, Line, LineReader, ReceiveBuffer
 from trio_fcgimail.smtp.content import (
     Chunk,
@@ -85,7 +85,6 @@ class _Input(Enum):
     ENDED = "the client has closed"
 
 
-_SASL_COMMAND: Final = b"AUTH "  # longer than other commands (RFC 4954 4)
 _TLS_HELLO: Final = b"\x16\x03"  # a handshake record of any version (RFC 8446 5.1); no command begins so
 _FAULT_REPLIES: Final = {Fault.TOO_BIG: catalogue.MESSAGE_TOO_BIG, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE}
 _HOPELESS_REPLIES: Final = {**_FAULT_REPLIES, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE_CLOSE}
@@ -219,13 +218,17 @@ class ServerConnection:
     def close(self, reply: Reply) -> bytes:
         """End the session from our side at any moment: a deadline, a shutdown. ``reply`` must be 421 or 521.
 
+        Returns the bytes to write: none during a TLS handshake, where no plain reply may go (RFC 3207 4.1).
+
         Raises:
             LocalProtocolError: the reply does not close, or the session is closed already.
         """
         if reply.outcome is not Outcome.CLOSE or self.state is State.CLOSED:
             raise LocalProtocolError("close() takes a 421 or 521, once")
+        may_speak = self.state is not State.TLS_PENDING
         self._pending = None
-        return self._move(Verb.UNKNOWN, reply)
+        data = self._move(Verb.UNKNOWN, reply)
+        return data if may_speak else b""
 
     def tls_started(self) -> None:
         """The TLS handshake behind STARTTLS succeeded: all that the client said before is forgotten (RFC 3207 4.2).
@@ -321,17 +324,12 @@ class ServerConnection:
     def _answer_first_chunk(self, chunk: Chunk, reply: Reply) -> bytes:
         """The message is wanted or not; its first BDAT is answered when the octets were read (RFC 3030 2)."""
         data = b""
-        match reply.outcome:
-            case Outcome.GO:
-                self._content = self._transaction.read_first_chunk(chunk)
-            case Outcome.OK:
-                raise LocalProtocolError(f"{reply.code} answers no DataBegun")
-            case Outcome.NO:
-                self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
-            case Outcome.CLOSE:
-                data = self._move(chunk.verb, reply)
-            case _:
-                assert_never(reply.outcome)
+        if reply.outcome is Outcome.GO:
+            self._content = self._transaction.read_first_chunk(chunk)
+        elif reply.outcome is Outcome.CLOSE:
+            data = self._move(chunk.verb, reply)
+        else:
+            self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
         self._pending = self._first_chunk = None
         return data
 
@@ -360,6 +358,7 @@ class ServerConnection:
         return b"".join(self._render(reply) for reply in replies)
 
     def _fail(self, message: str, reply: Reply) -> RemoteProtocolError:
+        self._pending = None
         self.state = State.CLOSED
         self._close_reason = CloseReason.ERROR
         return RemoteProtocolError(message, reply=reply, to_send=self._render(reply))
@@ -430,8 +429,8 @@ class ServerConnection:
     def _max_line_octets(self) -> int:
         if len(self._buffer) <= MAX_COMMAND_OCTETS:
             return MAX_COMMAND_OCTETS
-        begins_sasl = self._buffer.peek(len(_SASL_COMMAND)).upper().replace(b"\t", b" ") == _SASL_COMMAND
-        return MAX_SASL_OCTETS if self._sasl is not None or begins_sasl else MAX_COMMAND_OCTETS
+        begins_auth = commands.begins_auth(self._buffer.peek(commands.AUTH_WORD_OCTETS))
+        return MAX_SASL_OCTETS if self._sasl is not None or begins_auth else MAX_COMMAND_OCTETS
 
     def _take(self, step: Step) -> Event | Signal:
         """Do what a line came to."""

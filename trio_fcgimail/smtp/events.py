@@ -101,7 +101,8 @@ class RcptTo:
 class StartTls:
     """STARTTLS (RFC 3207 4). accept() says 220; once that was written, do the handshake, then call tls_started().
 
-    Until then there is nothing to read: the next octets of the client belong to TLS.
+    Until then there is nothing to read: the next octets of the client belong to TLS. Once it began, forget all that the
+    client has said: its greeting, its mail, its login.
     """
 
 

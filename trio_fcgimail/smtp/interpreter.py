@@ -1,7 +1,7 @@
 """From a line of the client to what is to be done about it: the one place where every command is read.
 
-Nothing changes here. What a line comes to hangs on the line and the situation alone, and is told as a ``Step``, which
-the connection then takes.
+Nothing changes here, but that an exchange of AUTH remembers its user. What a line comes to hangs on the line and the
+situation alone, and is told as a ``Step``, which the connection then takes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ def interpret(line: Line, now: Situation) -> Step:
     verb = Verb.UNKNOWN
     try:
         if line.length is Length.TOO_LONG:
-            raise CommandError(catalogue.LINE_TOO_LONG)
+            is_auth = commands.begins_auth(line.octets)
+            raise CommandError(catalogue.SASL_LINE_TOO_LONG if is_auth else catalogue.LINE_TOO_LONG)
         word, rest = commands.split_line(line.octets)
         verb = word.verb
         if verb is Verb.BDAT:

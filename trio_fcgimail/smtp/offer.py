@@ -34,7 +34,7 @@ def make_offer(options: ServerOptions, tls: Tls, greeting: GreetingWord | None) 
     not_now: dict[Extension, Reply] = {}
     if tls is Tls.ACTIVE:
         not_now[Extension.STARTTLS] = catalogue.TLS_IS_ACTIVE
-    if tls is Tls.AVAILABLE and options.auth_mechanisms:
+    if tls is Tls.AVAILABLE and Extension.STARTTLS in options.extensions and options.auth_mechanisms:
         not_now[Extension.AUTH] = catalogue.ENCRYPTION_REQUIRED
     extensions = frozenset(one for one in options.extensions if _applies(one, options, tls))
     return Offer(

@@ -1,6 +1,6 @@
 """The exchange of AUTH (RFC 4954 4): PLAIN (RFC 4616) and LOGIN, from the command to the credentials.
 
-Who they belong to is not decided here. Nothing of them is ever shown by ``repr`` or by an error.
+Who they belong to is not decided here. No password is ever shown by ``repr`` or by an error.
 """
 
 from __future__ import annotations
@@ -32,15 +32,26 @@ class Login(Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A text that shows itself only to who asks for it by ``reveal``; no log line, no traceback has it."""
+    """A text that shows itself only to who asks for it by ``reveal``; no log line, no traceback has it.
 
-    _text: str
+    No dataclass, as ``dataclasses.asdict`` of an event would take it apart.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
 
     def reveal(self) -> str:
         """The text."""
         return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return self._text == other._text if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return "Secret(...)"

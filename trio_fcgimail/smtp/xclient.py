@@ -44,7 +44,7 @@ class XclientAttributes:
         port: its TCP port.
         protocol: SMTP (HELO) or ESMTP (EHLO).
         helo: its argument of HELO or EHLO.
-        login: the user that it authenticated as.
+        login: the user that it authenticated as. None: nobody, whoever had authenticated before.
         destination_address: the IP address that it connected to.
         destination_port: the TCP port there.
     """

@@ -12,7 +12,7 @@ from typing import Final, final
 from trio_fcgimail.config import ListenerSettings, Settings
 from trio_fcgimail.server.listeners import ListenError
 
-MAX_FILE_OCTETS: Final = 1 << 20  # ours: a chain has some kilobytes
+MAX_FILE_OCTETS: Final = 4 << 20  # ours: a bundle of authorities has some 250 kB
 _DESCRIPTORS: Final = Path("/proc/self/fd")  # proc(5)
 
 _Look = tuple[int, int, int] | None  # inode, time of change and size; None of one that is gone
@@ -20,8 +20,8 @@ _Look = tuple[int, int, int] | None  # inode, time of change and size; None of o
 
 def certificate_files(settings: Settings) -> tuple[Path, ...]:
     """The files that hold certificates and keys, each once."""
-    named = [path for one in settings.listeners for path in (one.certificate, one.private_key) if path is not None]
-    return tuple(dict.fromkeys(named))
+    named = (path for one in settings.listeners for path in (one.certificate, one.private_key, one.client_ca))
+    return tuple(dict.fromkeys(path for path in named if path is not None))
 
 
 @final
@@ -95,9 +95,12 @@ def files_in_memory(settings: Settings, files: Mapping[str, bytes]) -> Iterator[
 
 
 def _moved(listener: ListenerSettings, paths: Mapping[Path, Path]) -> ListenerSettings:
-    certificate, key = listener.certificate, listener.private_key
+    def moved(path: Path | None) -> Path | None:
+        return None if path is None else paths.get(path, path)
+
     return replace(
         listener,
-        certificate=None if certificate is None else paths.get(certificate, certificate),
-        private_key=None if key is None else paths.get(key, key),
+        certificate=moved(listener.certificate),
+        private_key=moved(listener.private_key),
+        client_ca=moved(listener.client_ca),
     )
