@@ -31,7 +31,7 @@ from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.gateway import Gateway, Observer
-from trio_fcgimail.server.ledger import LocalLedger, Place
+from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
@@ -76,6 +76,7 @@ class Server:
         settings: checked.
         log: where lines go.
         observers: told of every mail at its end.
+        ledger: the accounts behind the limits that hold over all connections; None for our own.
 
     Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
     """
@@ -86,6 +87,7 @@ class Server:
         *,
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
+        ledger: Ledger | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -97,7 +99,7 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits),
+            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,

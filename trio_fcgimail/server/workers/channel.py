@@ -9,6 +9,9 @@ from typing import Final, TypeVar, final
 import msgspec
 import trio
 
+from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.workers.leases import Use
+
 MAX_MESSAGE_OCTETS: Final = 64 << 20  # ours: settings may name very many hosts, and nothing else is large
 _LENGTH: Final = struct.Struct("!I")
 _RECEIVE_OCTETS: Final = 65_536
@@ -71,8 +74,90 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
     """The child lives: its loop runs."""
 
 
-ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping
-ToParent = Ready | Failed | Pong
+class Enter(msgspec.Struct, tag=True, frozen=True):
+    """May there be one connection more? A ``Verdict`` with the same number is the answer."""
+
+    number: int
+
+
+class Admit(msgspec.Struct, tag=True, frozen=True):
+    """May there be one connection more of this network? Likewise."""
+
+    number: int
+    network: bytes
+
+
+class Count(msgspec.Struct, tag=True, frozen=True):
+    """May this network do something more of what is counted by the minute? Likewise.
+
+    Args:
+        limit: by which.
+    """
+
+    number: int
+    limit: Limit
+    network: bytes
+
+
+class Left(msgspec.Struct, tag=True, frozen=True):
+    """There is one connection fewer."""
+
+
+class Released(msgspec.Struct, tag=True, frozen=True):
+    """There is one connection fewer of this network."""
+
+    network: bytes
+
+
+class Verdict(msgspec.Struct, tag=True, frozen=True):
+    """The answer to a question.
+
+    Args:
+        limit: what is in the way, if anything is.
+    """
+
+    number: int
+    limit: Limit | None = None
+
+
+class AskLease(msgspec.Struct, tag=True, frozen=True):
+    """One connection to a FastCGI server is wanted. ``LeaseGranted`` follows, when there is one."""
+
+    upstream: str
+    use: Use
+
+
+class LowerLease(msgspec.Struct, tag=True, frozen=True):
+    """One connection that was leased for a save is for no save any more."""
+
+    upstream: str
+
+
+class ReleaseLease(msgspec.Struct, tag=True, frozen=True):
+    """One connection that was leased is closed."""
+
+    upstream: str
+    use: Use
+
+
+class LeaseGranted(msgspec.Struct, tag=True, frozen=True):
+    """One connection may be opened."""
+
+    upstream: str
+    use: Use
+
+
+class SavesScarce(msgspec.Struct, tag=True, frozen=True):
+    """Whether saves wait for a connection to a FastCGI server."""
+
+    upstream: str
+    is_scarce: bool
+
+
+ForDesk = Enter | Admit | Count | Left | Released | AskLease | LowerLease | ReleaseLease
+FromDesk = Verdict | LeaseGranted | SavesScarce
+ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping | FromDesk
+ToParent = Ready | Failed | Pong | ForDesk
 
 _Message = TypeVar("_Message")
 

@@ -29,21 +29,30 @@ from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.certificates import files_in_memory
 from trio_fcgimail.server.workers.channel import (
+    AskLease,
     Begin,
     Channel,
     Cut,
     Failed,
+    LeaseGranted,
+    LowerLease,
     Ping,
     Pong,
     Ready,
+    ReleaseLease,
     Reopen,
     Retire,
+    SavesScarce,
     Start,
     Stop,
     ToChild,
+    Verdict,
 )
+from trio_fcgimail.server.workers.leases import Use
+from trio_fcgimail.server.workers.ledger import SharedLedger
 from trio_fcgimail.server.workers.rights import Identity, become
 
 EXIT_CUT: Final = 3  # sessions were cut; 0 is for a drained server, 1 for a failure
@@ -79,7 +88,8 @@ async def _serve(start: Start, channel: Channel) -> int:
     log = make_log(settings.log, file)
     if settings.workers > 1:
         log = log.bind(worker=start.number)
-    server = Server(settings, log=log, observers=[LogObserver(log)])
+    ledger = SharedLedger(channel.post)
+    server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
     try:
@@ -87,7 +97,8 @@ async def _serve(start: Start, channel: Channel) -> int:
         if start.uid is not None and start.gid is not None:
             become(Identity(start.uid, start.gid, start.user))
         async with trio.open_nursery() as nursery:
-            orders = _Orders(channel, server, file, log)
+            budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel))
+            orders = _Orders(channel, server, ledger, budget, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
             await nursery.start(_stop_at_term, server)
@@ -117,6 +128,23 @@ def _inherit(descriptor: int) -> trio.SocketListener:
 
 
 @final
+class _Leasing:
+    """Asks the parent for leases."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def ask(self, upstream: str, use: Use) -> None:
+        self._channel.post(AskLease(upstream, use))
+
+    def lower(self, upstream: str) -> None:
+        self._channel.post(LowerLease(upstream))
+
+    def release(self, upstream: str, use: Use) -> None:
+        self._channel.post(ReleaseLease(upstream, use))
+
+
+@final
 class _Orders:
     """What the parent says.
 
@@ -125,11 +153,19 @@ class _Orders:
     """
 
     def __init__(
-        self, channel: Channel, server: Server, file: LogFile, log: structlog.typing.FilteringBoundLogger
+        self,
+        channel: Channel,
+        server: Server,
+        ledger: SharedLedger,
+        budget: SharedBudget,
+        file: LogFile,
+        log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.begun = trio.Event()
         self._channel = channel
         self._server = server
+        self._ledger = ledger
+        self._budget = budget
         self._file = file
         self._log = log
 
@@ -138,6 +174,7 @@ class _Orders:
         while (message := await self._channel.receive(_DECODER)) is not None:
             self._obey(message)
         self._log.error("the parent is gone; stopping")
+        self._ledger.forsake()
         self._server.stop()
         self.begun.set()
 
@@ -154,6 +191,12 @@ class _Orders:
             case Cut():
                 self._server.cut()
                 self.begun.set()
+            case Verdict():
+                self._ledger.hear(message)
+            case LeaseGranted(upstream=upstream, use=use):
+                self._budget.granted(upstream, use)
+            case SavesScarce(upstream=upstream, is_scarce=is_scarce):
+                self._budget.scarcity(upstream, is_scarce)
             case Ping():
                 self._channel.post(Pong())
             case Reopen():

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, assert_never, final
+from typing import Final, final
 
 import msgspec
 import structlog.typing
@@ -35,6 +35,7 @@ from trio_fcgimail.server.workers.channel import (
     ToParent,
 )
 from trio_fcgimail.server.workers.child import EXIT_CUT
+from trio_fcgimail.server.workers.desk import Desk, MisuseError
 from trio_fcgimail.server.workers.rights import Identity
 from trio_fcgimail.server.workers.sockets import Sockets
 
@@ -86,8 +87,10 @@ class Plan:
 class _Child:
     """One process that was told what to serve."""
 
-    def __init__(self, number: int, process: trio.Process, channel: Channel) -> None:
+    def __init__(self, number: int, process: trio.Process, channel: Channel, desk: Desk) -> None:
         self.number = number
+        self.holder = desk.join(channel.post)
+        self._desk = desk
         self.process = process
         self.channel = channel
         self.ready = trio.Event()
@@ -109,6 +112,7 @@ class _Child:
 
         Raises:
             ListenError: it cannot serve, or is gone, before it is ready.
+            MisuseError: it says what it may not.
         """
         while True:
             match await self.channel.receive(_DECODER):
@@ -122,8 +126,8 @@ class _Child:
                     if not self.ready.is_set():
                         raise ListenError("a worker ended before it was ready")
                     return
-                case message:
-                    assert_never(message)
+                case question:
+                    self._desk.hear(self.holder, question)
 
 
 @final
@@ -132,6 +136,7 @@ class Generation:
 
     Args:
         sockets: what they are to serve on.
+        desk: answers what they ask.
         died: called when one died before its time.
 
     Attributes:
@@ -142,6 +147,7 @@ class Generation:
         self,
         plan: Plan,
         sockets: Sockets,
+        desk: Desk,
         *,
         log: structlog.typing.FilteringBoundLogger,
         died: Callable[[], None],
@@ -149,6 +155,7 @@ class Generation:
         self.plan = plan
         self.ending = Ending.DRAINED
         self._sockets = sockets
+        self._desk = desk
         self._log = log
         self._died = died
         self._children: set[_Child] = set()
@@ -237,7 +244,7 @@ class Generation:
                 process, channel = await _spawn([descriptor for several in sockets for descriptor in several])
         except OSError as exc:
             raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
-        child = _Child(number, process, channel)
+        child = _Child(number, process, channel, self._desk)
         self._children.add(child)
         try:
             async with trio.open_nursery() as nursery:
@@ -256,12 +263,13 @@ class Generation:
             self._judge(child, code)
         finally:
             self._children.discard(child)
+            self._desk.leave(child.holder)
             await _put_away(process, channel, _GOODBYE_SECONDS if self._begun.is_set() else 0)
 
     async def _listen(self, child: _Child) -> None:
         try:
             await child.listen()
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, MisuseError) as exc:
             self._log.error("worker not understood; killing it", worker=child.number, problem=str(exc))
             child.process.kill()
 

@@ -81,7 +81,7 @@ class LeaseBook:
             notices += line.grant()
         return notices
 
-    def scarce(self) -> list[Notice]:
+    def scarce(self) -> list[Scarcity]:
         """What a child that is new has to know."""
         return [Scarcity(line.upstream, True) for line in self._lines.values() if line.is_scarce]
 

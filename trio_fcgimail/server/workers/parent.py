@@ -30,6 +30,7 @@ from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.systemd import Notifier
 from trio_fcgimail.server.workers.certificates import Watch, read_files
 from trio_fcgimail.server.workers.channel import Reopen, Retire, Stop
+from trio_fcgimail.server.workers.desk import Desk
 from trio_fcgimail.server.workers.generation import Generation, Plan
 from trio_fcgimail.server.workers.rights import RightsError, find_identity
 from trio_fcgimail.server.workers.sockets import Sockets
@@ -82,6 +83,7 @@ class Supervisor:
         self._sockets = Sockets(handed or {})
         self._generations: list[Generation] = []  # the current one last
         self._watch = Watch(settings)
+        self._desk = Desk(settings)
         self._wishes: set[_Wish] = set()
         self._wished = trio.Event()
         self._stopping = trio.Event()
@@ -238,13 +240,14 @@ class Supervisor:
             raise
         old = [one for one in self._generations if one is not generation and not one.is_closing]
         self._watch = watch
+        self._desk.change(settings)
         generation.begin()
         for one in old:
             one.end(Retire())
         self._sockets.close_all_but(settings)
 
     async def _run_generation(self, plan: Plan, *, task_status: trio.TaskStatus[Generation]) -> None:
-        generation = Generation(plan, self._sockets, log=self._log, died=self._count_loss)
+        generation = Generation(plan, self._sockets, self._desk, log=self._log, died=self._count_loss)
         async with trio.open_nursery() as nursery:
             await nursery.start(generation.run)
             self._generations.append(generation)
