@@ -247,7 +247,8 @@ def test_one_child_that_had_to_cut_makes_1_of_the_exit_code(store: Store, folder
 
 
 def test_a_second_term_cuts_all_children(store: Store, folder: Path) -> None:
-    text = _file(store, "workers = 2").replace("max_connections = 2", "max_connections = 4")  # both may be of one worker
+    # Both mails may come to one worker.
+    text = _file(store, "workers = 2").replace("max_connections = 2", "max_connections = 4")
     write_configuration(folder, text)
     with store.held() as hold, ServerProcess("serve", folder=folder) as server:
         with greeted(server.port) as one, greeted(server.port) as two:
