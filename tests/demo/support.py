@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,7 @@ class RunningResponder:
         return await request(
             await self.connect(),
             parameters,
-            None if body is None else Body(len(body), pieces(body)),
+            None if body is None else Body(len(body), partial(pieces, body)),
             seconds=SECONDS,
         )
 

@@ -29,7 +29,7 @@ def as_script_gets_it(content: bytes, lines: BodyLines) -> bytes:
 
 async def form_of(message: IncomingMessage) -> bytes:
     form = message.form()
-    octets = b"".join([piece async for piece in form.pieces])
+    octets = b"".join([piece async for piece in form.pieces()])
     assert len(octets) == form.octets
     return octets
 

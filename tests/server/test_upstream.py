@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +140,7 @@ async def _ask(nursery: trio.Nursery, path: Path, responder: ScriptedResponder, 
 async def test_a_request_over_a_real_socket(nursery: trio.Nursery, tmp_path: Path) -> None:
     responder = ScriptedResponder(nursery)
     parts = [b"body=", *(bytes([number]) * 200_000 for number in range(20)), b"&x=y"]
-    answer = await _ask(nursery, tmp_path / "s", responder, Body(sum(map(len, parts)), pieces(*parts)))
+    answer = await _ask(nursery, tmp_path / "s", responder, Body(sum(map(len, parts)), partial(pieces, *parts)))
     assert (answer.status, answer.output, answer.stderr, answer.app_status) == (200, b"SAVED", b"", 0)
     assert responder.requests[0].body == b"".join(parts)
 
@@ -150,7 +151,7 @@ async def test_a_connection_that_is_reset_is_broken(nursery: trio.Nursery, tmp_p
 
     big = 4_000_000
     with pytest.raises(UpstreamBroken, match=r"the connection broke|closed without END_REQUEST"):
-        await _ask(nursery, tmp_path / "s", ScriptedResponder(nursery, act), Body(big, pieces(big * b"x")))
+        await _ask(nursery, tmp_path / "s", ScriptedResponder(nursery, act), Body(big, partial(pieces, big * b"x")))
 
 
 async def test_an_answer_to_a_request_that_broke_on_its_way_is_none(nursery: trio.Nursery, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ async def test_an_answer_to_a_request_that_broke_on_its_way_is_none(nursery: tri
 
     parts = 40 * [100_000 * b"x"]
     with pytest.raises(UpstreamBroken, match="answered too early"):
-        await _ask(nursery, tmp_path / "s", ScriptedResponder(nursery, act), Body(4_000_000, pieces(*parts)))
+        await _ask(nursery, tmp_path / "s", ScriptedResponder(nursery, act), Body(4_000_000, partial(pieces, *parts)))
 
 
 # Requests that cannot be made
@@ -190,7 +191,7 @@ async def test_half_a_body_is_never_ended(
     stream = await responder.connect(UnixAddress("/s"), seconds=5)
     assert callable(body)
     with pytest.raises(UpstreamBroken, match=problem):
-        await request(stream, parameters(octets), Body(octets, body()), seconds=5)
+        await request(stream, parameters(octets), Body(octets, body), seconds=5)
     await trio.testing.wait_all_tasks_blocked()
     assert responder.requests == []
 
@@ -216,7 +217,7 @@ async def test_a_body_that_was_not_read_to_its_end_is_closed(nursery: trio.Nurse
 
     stream = await ScriptedResponder(nursery, never_read).connect(UnixAddress("/s"), seconds=5)
     with pytest.raises(UpstreamTimeout, match="no complete answer within 5 s; not all of the request was sent"):
-        await request(stream, parameters(1 << 40), Body(1 << 40, body()), seconds=5)
+        await request(stream, parameters(1 << 40), Body(1 << 40, body), seconds=5)
     assert closed == [True]
 
 

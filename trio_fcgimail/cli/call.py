@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedIOBase
 from typing import Final
 
@@ -73,7 +74,7 @@ async def call_script(
         parameters = get_parameters(script, fields, hostname=hostname, remote_ip="127.0.0.1")
     else:
         octets = max(0, os.fstat(post.fileno()).st_size - post.tell())
-        body = Body(octets, _pieces(post, octets))
+        body = Body(octets, partial(_pieces, post, octets))
         parameters = post_parameters(
             script, octets, hostname=hostname, remote_ip="127.0.0.1", fields=fields, content_type=content_type
         )

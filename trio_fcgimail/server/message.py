@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Final, final
 
 from trio_fcgimail.mail import (
@@ -62,7 +63,7 @@ class IncomingMessage:
         """The request body of the save script: ``body`` first, as its name sorts there, then the other fields."""
         rest = b"&" + encode_fields(save_fields(self.envelope, self.received()))
         octets = len(_BODY_NAME) + self._meter.encoded_size(self._lines) + len(rest)
-        return Body(octets, self._form_pieces(rest))
+        return Body(octets, partial(self._form_pieces, rest))
 
     async def _form_pieces(self, rest: bytes) -> AsyncGenerator[bytes, None]:
         yield _BODY_NAME
