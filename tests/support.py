@@ -315,6 +315,7 @@ class House:
             observers=(LogObserver(journal.log), *observers),
         )
         self._nursery = nursery
+        nursery.start_soon(self.gateway.scripts.run)
 
     def session(self, stream: trio.abc.Stream, peer: Peer = CLIENT, refusal: Reply | None = None) -> Session:
         """A session that does not run yet."""

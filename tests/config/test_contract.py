@@ -83,8 +83,6 @@ NOT_YET = {
     "limits.messages_per_minute_per_ip",
     "limits.recipients_per_minute_per_ip",
     "limits.exempt_from",
-    "fastcgi.upstreams",
-    "fastcgi.keep_alive",
     "scripts.auth",
     "scripts.connect",
     "scripts.helo",

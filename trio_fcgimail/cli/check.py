@@ -18,7 +18,7 @@ import trio
 from trio_fcgimail import smtp
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TcpAddress, UnixAddress
+from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TcpAddress, UnixAddress, UpstreamAddress
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session
 from trio_fcgimail.server import ListenError
 from trio_fcgimail.server.app import server_options
@@ -60,7 +60,9 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool) -> int:
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
-    findings.append(await _check_upstream(settings))
+    for number, address in enumerate(settings.fastcgi.upstreams):
+        key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"
+        findings.append(await _check_upstream(key, address, settings))
     findings += [_check_script("scripts.validate", settings.scripts.validate)] if settings.scripts.validate else []
     findings.append(_check_script("scripts.save", settings.scripts.save))
     findings.append(_check_php_limits(settings))
@@ -143,9 +145,7 @@ def _check_spool(settings: Settings) -> Finding:
     return Finding("spool.directory", State.GOOD, f"{folder}: {free >> 20} MiB free")
 
 
-async def _check_upstream(settings: Settings) -> Finding:
-    key = "fastcgi.upstreams"
-    address = settings.fastcgi.upstreams[0]
+async def _check_upstream(key: str, address: UpstreamAddress, settings: Settings) -> Finding:
     try:
         stream = await connect(address, seconds=settings.fastcgi.connect_seconds)
     except UpstreamError as exc:
@@ -183,7 +183,11 @@ async def _probe(settings: Settings) -> Finding:
     recipient = Mailbox("postmaster", _first_domain(settings))
     session = Session(Peer("127.0.0.1", 0), GreetingWord.EHLO, settings.hostname)
     envelope = Envelope(queue_id="probe", session=session, mail_from=None)
-    verdict = await Scripts(settings).validate(envelope, recipient)
+    scripts = Scripts(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scripts.run)
+        verdict = await scripts.validate(envelope, recipient)
+        nursery.cancel_scope.cancel()
     state = State.GOOD if verdict.meaning is Meaning.ACCEPTED else State.BAD
     return Finding("probe", state, f"{recipient}: {verdict.reply.text} ({verdict.reason})")
 

@@ -49,10 +49,6 @@ def _is_no_systemd_name(value: object) -> bool:
     return not (isinstance(value, str) and value.startswith("systemd:"))
 
 
-def _has_at_most_one(value: object) -> bool:
-    return not (isinstance(value, list) and len(value) > 1)
-
-
 _EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSIONS))
 _RATE = "limits per minute"
 _STAGE = "scripts for stages other than validate and save"
@@ -74,9 +70,6 @@ _ROWS: Final = (
     _off("limits.messages_per_minute_per_ip", 0, "0", _RATE),
     _off("limits.recipients_per_minute_per_ip", 0, "0", _RATE),
     _off("limits.exempt_from", [], "[]", "exemptions from limits"),
-    NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
-    _off("fastcgi.keep_alive", False, "false", "kept connections"),
-    _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
     _off("scripts.body", "form", '"form"', "multipart and raw bodies"),
     _off("scripts.auth", "", '""', _STAGE),
     _off("scripts.connect", "", '""', _STAGE),

@@ -168,7 +168,8 @@ async def close(stream: trio.abc.Stream) -> None:
     if isinstance(stream, trio.SocketStream):
         stream.socket.close()
     else:
-        await trio.aclose_forcefully(stream)
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
 
 
 async def request(
