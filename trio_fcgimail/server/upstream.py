@@ -8,10 +8,11 @@ and ``UpstreamTimeout`` it may have.
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, assert_never, final
@@ -226,10 +227,9 @@ async def exchange(
     half = _Exchange(stream, clean_end, heard, max_output_octets)
     try:
         with trio.move_on_after(seconds) as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(half.send, parameters, body, keep_connection, nursery.cancel_scope)
-                if not await half.read():
-                    nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see reply()
+            async with aclosing(half.requested(parameters, body, keep_connection)) as parts:
+                if not await half.send_at_once(parts):
+                    await half.send_and_read(parts)
         if scope.cancelled_caught:
             raise UpstreamTimeout(f"no complete answer within {seconds:g} s{half.remark()}")
         return half.reply()
@@ -268,38 +268,86 @@ class _Exchange:
         self._output = bytearray()
         self._stderr = bytearray()
         self._sending = _Sending.UNDER_WAY
+        self._part = b""  # taken from the request, not yet sent
         self._problem: UpstreamError | None = None
         self._send_error: Exception | None = None
 
-    async def send(
-        self, parameters: Sequence[Parameter], body: Body | None, keep_connection: bool, scope: trio.CancelScope
-    ) -> None:
+    async def requested(
+        self, parameters: Sequence[Parameter], body: Body | None, keep_connection: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The octets to send, in parts of some size; the last is marked by ``_sending`` before it is given."""
+        gathered = self._conn.begin_request(_REQUEST_ID, params=parameters, keep_connection=keep_connection)
+        if body is not None:
+            async with aclosing(body.pieces()) as pieces:
+                async for piece in pieces:
+                    if len(gathered) >= _GATHER_OCTETS:
+                        yield gathered
+                        gathered = b""
+                    gathered += self._conn.send_stdin(_REQUEST_ID, piece)
+        gathered += self._conn.end_stdin(_REQUEST_ID)
+        self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
+        yield gathered
+
+    async def send_at_once(self, parts: AsyncGenerator[bytes, None]) -> bool:
+        """Hand a small request to the kernel whole, and read the answer: no task is needed for what does not wait.
+
+        Returns:
+            False when the kernel did not take all of it, or there is more.
+        """
+        if not isinstance(self._stream, trio.SocketStream):
+            return False
+        try:
+            self._part = await anext(parts)
+            if self._sending is not _Sending.LAST_PART:
+                return False
+            with suppress(BlockingIOError):
+                taken = os.write(self._stream.socket.fileno(), self._part)  # does not block: Trio's sockets never do
+                self._part = self._part[taken:]
+        except OSError as exc:
+            self._fail_to_send(exc)
+        except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
+            self._fail_to_make(exc)
+            return True
+        else:
+            if self._part:
+                return False
+            self._sending = _Sending.DONE
+        await self.read()
+        return True
+
+    async def send_and_read(self, parts: AsyncGenerator[bytes, None]) -> None:
+        """Send in one task and read in another."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, parts, nursery.cancel_scope)
+            if not await self.read():
+                nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see reply()
+
+    async def _send(self, parts: AsyncGenerator[bytes, None], scope: trio.CancelScope) -> None:
         """Send it all. When the connection breaks the reader goes on: what came back may still explain it.
 
         Args:
             scope: cancelled when there will be nothing to read, as the request could not be made.
         """
         try:
-            gathered = self._conn.begin_request(_REQUEST_ID, params=parameters, keep_connection=keep_connection)
-            if body is not None:
-                async with aclosing(body.pieces()) as pieces:
-                    async for piece in pieces:
-                        if len(gathered) >= _GATHER_OCTETS:
-                            await self._stream.send_all(gathered)
-                            gathered = b""
-                        gathered += self._conn.send_stdin(_REQUEST_ID, piece)
-            gathered += self._conn.end_stdin(_REQUEST_ID)
-            self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
-            await self._stream.send_all(gathered)
+            if self._part:
+                await self._stream.send_all(self._part)
+            async for part in parts:
+                await self._stream.send_all(part)
         except trio.BrokenResourceError as exc:
-            self._sending = _Sending.FAILED
-            self._send_error = exc
+            self._fail_to_send(exc)
         except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
-            self._sending = _Sending.FAILED
-            self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
+            self._fail_to_make(exc)
             scope.cancel()
         else:
             self._sending = _Sending.DONE
+
+    def _fail_to_send(self, exc: Exception) -> None:
+        self._sending = _Sending.FAILED
+        self._send_error = exc
+
+    def _fail_to_make(self, exc: Exception) -> None:
+        self._sending = _Sending.FAILED
+        self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
 
     async def read(self) -> bool:
         """Read to END_REQUEST, or to what makes an answer impossible; whether it was the former."""
