@@ -80,6 +80,7 @@ class Planner:
         self._turn = 0
         self._last_want = 0.0
         self._gap = _LONGEST_GAP_SECONDS
+        self.deadline_hint = NEVER  # not after next_deadline(), and cheap to look at
         self._refusing_since: float | None = None  # when the last upstream began to refuse as well
 
     # What happened
@@ -99,7 +100,10 @@ class Planner:
         )
         self._requests[ticket] = request
         self._line.append(request)
-        return self._assigned(now, [])
+        self.deadline_hint = min(self.deadline_hint, request.deadline)
+        actions = self._assigned(now, [])
+        request.ordered = None  # whatever was ordered, was at once
+        return actions
 
     def cancel(self, now: float, ticket: Ticket) -> list[Action]:
         """A request that was not sent is not wanted any more; a connection under way for it was given up."""
@@ -156,10 +160,17 @@ class Planner:
         self._line.put_back(self._requests[connection.ticket])
         return self._assigned(now, actions)
 
-    def heard(self, link: Link) -> None:
+    def sent(self, now: float, link: Link) -> None:
+        """A request is being sent."""
+        connection = self._connections[link]
+        request = self._requests[connection.ticket]
+        self._upstreams[connection.upstream].send(connection, now, request.ordered)
+        request.ordered = None
+
+    def heard(self, now: float, link: Link) -> None:
         """The first octets of a response are here."""
         connection = self._connections[link]
-        self._upstreams[connection.upstream].hear(connection)
+        self._upstreams[connection.upstream].answer_begins(connection, now)
 
     def finished(self, now: float, link: Link, outcome: Outcome, *, again: bool = False) -> list[Action]:
         """A request was sent, and is over.
@@ -231,6 +242,7 @@ class Planner:
         soonest = self._timers[0][0] if self._timers else NEVER
         for request in self._line.heads():
             soonest = min(soonest, request.deadline, self._give_up_at(request))
+        self.deadline_hint = soonest
         return soonest
 
     def snapshot(self) -> PoolSnapshot:
@@ -248,8 +260,9 @@ class Planner:
 
     def _assign(self, now: float, actions: list[Action]) -> None:
         """Serve the line as far as there are connections. A save that must leave the reserve alone is passed by."""
-        while any(self._place(now, request, actions) for request in self._line.heads()):
-            pass
+        while heads := self._line.heads():
+            if not any(self._place(now, request, actions) for request in heads):
+                return
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
         """Give a request from the line a connection, or let one be opened for it."""
@@ -311,6 +324,7 @@ class Planner:
         upstream.saves += request.kind is Kind.SAVE
         request.phase = Phase.OPENING
         request.link = link
+        request.ordered = now
         if len(self._upstreams) > 1:
             self._set_timer(now + self._rules.slow_connect_seconds, _Timer.SLOW, link)
         seconds = min(self._rules.connect_seconds, max(request.deadline - now, 0.0))
@@ -321,14 +335,12 @@ class Planner:
         connection.state = LinkState.BUSY
         connection.ticket = request.ticket
         self._upstreams[connection.upstream].begin(connection)
-        connection.keeps = (
-            self._rules.keep_alive
-            and connection.requests < self._rules.max_requests
-            and now - connection.since < self._rules.max_kept_seconds
-            and (len(self._line) > 0 or self._expects_more())
-        )
+        upstream = self._upstreams[connection.upstream]
+        connection.keeps = upstream.may_keep(connection, now) and (len(self._line) > 0 or self._expects_more())
         request.phase = Phase.BUSY
         request.link = connection.link
+        if request.ordered is None:
+            request.ordered = now
         return Hand(connection.link, request.ticket, is_used, connection.keeps)
 
     # What becomes of a connection
@@ -337,7 +349,7 @@ class Planner:
         return (
             connection.keeps
             and now - connection.since < self._rules.max_kept_seconds
-            and upstream.open <= upstream.limit
+            and upstream.open <= upstream.wanted
             and not upstream.must_yield(connection)
         )
 
@@ -414,6 +426,7 @@ class Planner:
         self._set_timer(upstream.retry_at, _Timer.RETRY, upstream.index)
         if self._refusing_since is None and all(one.connect_failures for one in self._upstreams):
             self._refusing_since = connection.since
+            self.deadline_hint = now
 
     def _eject(self, now: float, upstream: Upstream, actions: list[Action]) -> None:
         """Never the last one."""
@@ -450,6 +463,7 @@ class Planner:
 
     def _set_timer(self, when: float, timer: _Timer, number: int) -> None:
         heapq.heappush(self._timers, (when, next(self._timer_numbers), timer, number))
+        self.deadline_hint = min(self.deadline_hint, when)
 
     def _ring(self, when: float, now: float, timer: _Timer, number: int, actions: list[Action]) -> None:
         match timer:

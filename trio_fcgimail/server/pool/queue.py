@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import final
@@ -34,6 +33,7 @@ class Request:
         refused_by: upstreams, which are the last choice from then on.
         refused_since: when every upstream had refused it.
         pause: the next one.
+        ordered: when it was told to open or to send, if it had to wait for that.
         is_last_try: its time is over but for this.
     """
 
@@ -47,6 +47,7 @@ class Request:
     needs_fresh: bool = False
     refused_by: set[int] = field(default_factory=set)
     refused_since: float | None = None
+    ordered: float | None = None
     is_last_try: bool = False
 
 
@@ -57,39 +58,46 @@ class Line:
     The deadlines never get earlier from front to back, as everybody may wait equally long.
     """
 
-    __slots__ = ("_by_kind",)
+    __slots__ = ("_saves", "_validations")
 
     def __init__(self) -> None:
-        self._by_kind: dict[Kind, OrderedDict[Ticket, Request]] = {kind: OrderedDict() for kind in Kind}
+        self._saves: OrderedDict[Ticket, Request] = OrderedDict()
+        self._validations: OrderedDict[Ticket, Request] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_kind.values()))
+        return len(self._saves) + len(self._validations)
+
+    def _of(self, kind: Kind) -> OrderedDict[Ticket, Request]:
+        return self._saves if kind is Kind.SAVE else self._validations  # no dict: hashing an enum is slow
 
     def length_of(self, kind: Kind) -> int:
         """How many of a kind wait."""
-        return len(self._by_kind[kind])
+        return len(self._of(kind))
 
     def append(self, request: Request) -> None:
         """Let somebody join."""
         request.phase = Phase.WAITING
-        self._by_kind[request.kind][request.ticket] = request
+        self._of(request.kind)[request.ticket] = request
 
     def put_back(self, request: Request) -> None:
         """Let somebody in again, in front."""
         self.append(request)
-        self._by_kind[request.kind].move_to_end(request.ticket, last=False)
+        self._of(request.kind).move_to_end(request.ticket, last=False)
 
     def remove(self, request: Request) -> None:
         """Let somebody go."""
-        del self._by_kind[request.kind][request.ticket]
+        del self._of(request.kind)[request.ticket]
 
     def first_of(self, kind: Kind) -> Request | None:
         """Who of a kind is next."""
-        return next(iter(self._by_kind[kind].values()), None)
+        return next(iter(self._of(kind).values()), None)
 
-    def heads(self) -> Iterator[Request]:
+    def heads(self) -> tuple[Request, ...]:
         """The first of each kind, the one who came first in front."""
-        first, second = self.first_of(Kind.VALIDATE), self.first_of(Kind.SAVE)
-        if first is not None and second is not None and second.began < first.began:
-            first, second = second, first
-        yield from (request for request in (first, second) if request is not None)
+        if not self._validations:
+            return (next(iter(self._saves.values())),) if self._saves else ()
+        first = next(iter(self._validations.values()))
+        if not self._saves:
+            return (first,)
+        second = next(iter(self._saves.values()))
+        return (second, first) if second.began < first.began else (first, second)

@@ -235,6 +235,7 @@ class Pool:
     async def _try(self, hand: Hand, parameters: Sequence[Parameter], body: Body | None, seconds: float) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
+        self._planner.sent(trio.current_time(), link)
         try:
             reply = await exchange(
                 self._streams[link],
@@ -243,7 +244,7 @@ class Pool:
                 seconds=seconds,
                 keep_connection=hand.keep_connection,
                 clean_end=self._clean_end,
-                heard=lambda: self._planner.heard(link),
+                heard=lambda: self._planner.heard(trio.current_time(), link),
             )
         except UpstreamError:
             raise
@@ -289,7 +290,7 @@ class Pool:
                     self._tell(news)
                 case action:
                     assert_never(action)
-        if self._planner.next_deadline() < self._sleeps_until:
+        if self._planner.deadline_hint < self._sleeps_until:
             self._awake.set()
 
     def _be_told_of_room(self) -> None:

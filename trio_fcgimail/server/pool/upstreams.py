@@ -10,6 +10,11 @@ from typing import Final, final
 from trio_fcgimail.server.pool.model import NEVER, Failure, Kind, Link, PoolRules, Ticket, UpstreamSnapshot
 
 _SAMPLES: Final = 32  # ours: first requests of new connections, and as many on used ones, that are compared
+_PACE_WEIGHT: Final = 1 / 16  # ours: of the latest request in the averages
+_PACE_SAMPLES: Final = 16  # ours: requests of which the quickest tells how long a script takes
+_SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1.0 times the requests were measured
+_OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
+_SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
 _OVERTAKEN_RATIO: Final = 2.0  # ours: they were overtaken that much more often than those on used connections
 
 
@@ -33,6 +38,7 @@ class Connection:
         ticket: whose request it serves, in OPENING and BUSY.
         since: when it began to open; once open, when that was.
         idle_since: the start of the present rest.
+        sent: when the present request was.
         requests: handed to it.
         keeps: whether the present request was sent with KEEP_CONN.
         serial: of the present request, in the order of all of the upstream.
@@ -48,6 +54,7 @@ class Connection:
     since: float
     state: LinkState = LinkState.OPENING
     idle_since: float = 0.0
+    sent: float = 0.0
     requests: int = 0
     keeps: bool = False
     serial: int = 0
@@ -100,6 +107,67 @@ class _Overtaken:
 
 
 @final
+class _Quickest:
+    """The least of the latest samples.
+
+    Attributes:
+        seconds: 0 as long as there are too few.
+    """
+
+    __slots__ = ("_before", "_least", "_samples", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._before = 0.0
+        self._least = NEVER
+        self._samples = 0
+
+    def add(self, seconds: float) -> None:
+        self._least = min(self._least, seconds)
+        self._samples += 1
+        if self._samples == _PACE_SAMPLES:
+            self._before, self._least, self._samples = self._least, NEVER, 0
+        self.seconds = min(self._before, self._least)
+
+
+@final
+class _Pace:
+    """How long scripts take, and how much of that is our own event loop's delay.
+
+    Between the order to send a request and its sending lies one round of the loop, and another between its answer and
+    our reading it.
+    """
+
+    __slots__ = ("_delay", "_quickest_save", "_quickest_validation", "_took")
+
+    def __init__(self) -> None:
+        self._took = 0.0
+        self._delay = 0.0
+        self._quickest_save = _Quickest()
+        self._quickest_validation = _Quickest()
+
+    def add_delay(self, seconds: float) -> None:
+        self._delay += _PACE_WEIGHT * (seconds - self._delay)
+
+    def add_answer(self, kind: Kind, seconds: float) -> None:
+        self._took += _PACE_WEIGHT * (seconds - self._took)
+        (self._quickest_save if kind is Kind.SAVE else self._quickest_validation).add(seconds)
+
+    def is_slow(self, kind: Kind) -> bool:
+        """Whether the script takes so long that a connection for each request costs next to nothing.
+
+        The least of some samples tells, as our own delay may be in all the others.
+        """
+        quickest = self._quickest_save if kind is Kind.SAVE else self._quickest_validation
+        return quickest.seconds >= _SLOW_SECONDS
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether requests wait for us rather than for scripts: more connections would not make them faster."""
+        return self._delay >= _OUR_SHARE * self._took > 0
+
+
+@final
 class Upstream:
     """One upstream."""
 
@@ -124,6 +192,7 @@ class Upstream:
         self._is_on_probation = False  # the limit was raised, and not lowered since
         self._unheard: OrderedDict[Link, Connection] = OrderedDict()  # new connections, no octet of response yet
         self._overtaken = _Overtaken()
+        self._pace = _Pace()
         self._serial = 0
         self._ended = 0
         self._requests = 0
@@ -149,7 +218,37 @@ class Upstream:
 
     def has_room(self, kind: Kind) -> bool:
         """Whether our own limit leaves room for one more connection."""
-        return self.open < self.limit and self.has_room_for(kind)
+        if not self.has_room_for(kind):
+            return False
+        if kind is not Kind.SAVE and self.open - self.saves < self._rules.reserve:
+            return self.open < self.limit
+        return self.open < self.wanted
+
+    @property
+    def wanted(self) -> int:
+        """How many connections do any good.
+
+        Where we are what takes the time, one fewer is as fast, and leaves a worker to whoever shares the upstream:
+        connections that are handed on at once leave it none.
+        """
+        if self._rules.keep_alive and self._pace.is_ours:
+            return max(self.limit - max(self.limit // _SPARED_SHARE, 1), 1)
+        return self.limit
+
+    def may_keep(self, connection: Connection, now: float) -> bool:
+        """Whether a connection may be used once more after its present request.
+
+        With all workers in use, about one connection is closed for each time that a script takes, so that somebody
+        else's request waits no longer than for that; where a worker is spared, not even so long.
+        """
+        rules = self._rules
+        is_spared = self._pace.is_ours and self.limit > 1
+        return (
+            rules.keep_alive
+            and connection.requests < (rules.max_requests if is_spared else min(self.limit, rules.max_requests))
+            and now - connection.since < rules.max_kept_seconds
+            and not self._pace.is_slow(connection.kind)
+        )
 
     def has_room_for(self, kind: Kind) -> bool:
         """Whether our own limit lets one more connection be used for that."""
@@ -167,6 +266,17 @@ class Upstream:
         connection.yields = 0
         if connection.requests == 1:
             self._unheard[connection.link] = connection
+
+    def send(self, connection: Connection, now: float, ordered: float | None) -> None:
+        """A request is sent, that had waited for the order to."""
+        connection.sent = now
+        if ordered is not None:
+            self._pace.add_delay(now - ordered)
+
+    def answer_begins(self, connection: Connection, now: float) -> None:
+        """The first octets of a response."""
+        self._pace.add_answer(connection.kind, now - connection.sent)
+        self.hear(connection)
 
     def hear(self, connection: Connection) -> None:
         """Its worker is at work: it has answered, or will never."""
