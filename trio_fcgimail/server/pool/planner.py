@@ -6,10 +6,8 @@ done now, in that order. ``next_deadline`` says when to call ``tick`` at the lat
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from collections.abc import Iterator
-from enum import Enum
 from typing import Final, assert_never, final
 
 from trio_fcgimail.server.pool.budget import Budget
@@ -34,9 +32,10 @@ from trio_fcgimail.server.pool.model import (
     Ticket,
 )
 from trio_fcgimail.server.pool.queue import Line, Phase, Request
+from trio_fcgimail.server.pool.timers import Timer, Timers
 from trio_fcgimail.server.pool.upstreams import Connection, Health, LinkState, Upstream
 
-_GAP_WEIGHT: Final = 1 / 8  # ours: of the latest gap between two requests in their average
+_GAP_WEIGHT: Final = 1 / 4  # ours: of the latest gap between two requests in their average
 _LONGEST_GAP_SECONDS: Final = 1.0  # ours: a longer one says no more
 _IDLE_SHARE: Final = 4  # ours: of so many connections, one may be idle (and one in any case)
 
@@ -45,17 +44,6 @@ _FAILURES: Final = {
     Outcome.BROKEN: Failure.BROKEN,
     Outcome.TIMEOUT: Failure.TIMEOUT,
 }
-
-
-class _Timer(Enum):
-    """What is due at a time; each is looked at again when it comes, as things may have changed."""
-
-    LINGER = 1  # of a link
-    SLOW = 2  # a link that is still opening
-    PAUSE = 3  # of a ticket
-    RETRY = 4  # of an upstream
-    PROBE = 5
-    RAISE = 6
 
 
 @final
@@ -75,8 +63,8 @@ class Planner:
         self._requests: dict[Ticket, Request] = {}
         self._connections: dict[Link, Connection] = {}
         self._links = itertools.count(1)
-        self._timers: list[tuple[float, int, _Timer, int]] = []
-        self._timer_numbers = itertools.count()
+        self._timers = Timers()
+        self._probing: set[int] = set()
         self._turn = 0
         self._last_want = 0.0
         self._gap = _LONGEST_GAP_SECONDS
@@ -206,6 +194,7 @@ class Planner:
 
     def probed(self, now: float, upstream: int, *, is_good: bool) -> list[Action]:
         """An ejected upstream could be connected, or not."""
+        self._probing.discard(upstream)
         one = self._upstreams[upstream]
         if one.health is not Health.EJECTED:
             return []
@@ -219,8 +208,7 @@ class Planner:
     def tick(self, now: float) -> list[Action]:
         """Time has passed."""
         actions: list[Action] = []
-        while self._timers and self._timers[0][0] <= now:
-            when, _, timer, number = heapq.heappop(self._timers)
+        for when, timer, number in self._timers.due(now):
             self._ring(when, now, timer, number, actions)
         self._end_waits(now, actions)
         return self._assigned(now, actions)
@@ -239,7 +227,7 @@ class Planner:
 
     def next_deadline(self) -> float:
         """When ``tick`` must be called at the latest."""
-        soonest = self._timers[0][0] if self._timers else NEVER
+        soonest = self._timers.soonest
         for request in self._line.heads():
             soonest = min(soonest, request.deadline, self._give_up_at(request))
         self.deadline_hint = soonest
@@ -326,7 +314,7 @@ class Planner:
         request.link = link
         request.ordered = now
         if len(self._upstreams) > 1:
-            self._set_timer(now + self._rules.slow_connect_seconds, _Timer.SLOW, link)
+            self._set_timer(now + self._rules.slow_connect_seconds, Timer.SLOW, link)
         seconds = min(self._rules.connect_seconds, max(request.deadline - now, 0.0))
         return Open(link, upstream.index, request.ticket, seconds)
 
@@ -364,7 +352,7 @@ class Planner:
     def _linger(self, now: float, connection: Connection, upstream: Upstream, actions: list[Action]) -> None:
         """Nobody waits for it: keep it for a moment only where somebody is likely to come within that."""
         if self._expects_more() and len(upstream.idle) <= max(1, upstream.limit // _IDLE_SHARE):
-            self._set_timer(now + self._rules.linger_seconds, _Timer.LINGER, connection.link)
+            self._set_timer(now + self._rules.linger_seconds, Timer.LINGER, connection.link)
         else:
             self._close(connection, actions)
 
@@ -423,7 +411,7 @@ class Planner:
         upstream.refuse(now)
         if upstream.fail(Failure.NOT_CONNECTED):
             self._eject(now, upstream, actions)
-        self._set_timer(upstream.retry_at, _Timer.RETRY, upstream.index)
+        self._set_timer(upstream.retry_at, Timer.RETRY, upstream.index)
         if self._refusing_since is None and all(one.connect_failures for one in self._upstreams):
             self._refusing_since = connection.since
             self.deadline_hint = now
@@ -452,7 +440,7 @@ class Planner:
         else:
             request.phase = Phase.PAUSED
             last = NEVER if request.refused_since is None else request.refused_since + self._rules.give_up_seconds
-            self._set_timer(min(now + request.pause, last), _Timer.PAUSE, request.ticket)
+            self._set_timer(min(now + request.pause, last), Timer.PAUSE, request.ticket)
             request.pause = min(2 * request.pause, self._rules.longest_pause_seconds)
 
     def _refuse(self, request: Request, refusal: Refusal, actions: list[Action]) -> None:
@@ -461,27 +449,27 @@ class Planner:
 
     # Time
 
-    def _set_timer(self, when: float, timer: _Timer, number: int) -> None:
-        heapq.heappush(self._timers, (when, next(self._timer_numbers), timer, number))
+    def _set_timer(self, when: float, timer: Timer, number: int) -> None:
+        self._timers.add(when, timer, number)
         self.deadline_hint = min(self.deadline_hint, when)
 
-    def _ring(self, when: float, now: float, timer: _Timer, number: int, actions: list[Action]) -> None:
+    def _ring(self, when: float, now: float, timer: Timer, number: int, actions: list[Action]) -> None:
         match timer:
-            case _Timer.LINGER:
+            case Timer.LINGER:
                 self._end_linger(now, self._connections.get(Link(number)), actions)
-            case _Timer.SLOW:
+            case Timer.SLOW:
                 self._end_slow_opening(now, self._connections.get(Link(number)), actions)
-            case _Timer.PAUSE:
+            case Timer.PAUSE:
                 request = self._requests.get(Ticket(number))
                 if request is not None and request.phase is Phase.PAUSED:
                     self._line.put_back(request)
-            case _Timer.RETRY:
+            case Timer.RETRY:
                 pass  # the line is looked at in any case
-            case _Timer.PROBE:
+            case Timer.PROBE:
                 upstream = self._upstreams[number]
                 if upstream.health is Health.EJECTED and when == upstream.probe_at:
-                    actions.append(Probe(number))
-            case _Timer.RAISE:
+                    self._probe(now, upstream, actions)
+            case Timer.RAISE:
                 upstream = self._upstreams[number]
                 if when == upstream.raise_at:
                     self._raise_limit(now, upstream, actions)
@@ -515,11 +503,18 @@ class Planner:
 
     def _raise_later(self, now: float, upstream: Upstream) -> None:
         upstream.raise_at = now + upstream.raise_pause
-        self._set_timer(upstream.raise_at, _Timer.RAISE, upstream.index)
+        self._set_timer(upstream.raise_at, Timer.RAISE, upstream.index)
+
+    def _probe(self, now: float, upstream: Upstream, actions: list[Action]) -> None:
+        if upstream.index in self._probing:  # an earlier one is late
+            self._probe_later(now, upstream)
+        else:
+            self._probing.add(upstream.index)
+            actions.append(Probe(upstream.index))
 
     def _probe_later(self, now: float, upstream: Upstream) -> None:
         upstream.probe_at = now + self._rules.probe_seconds
-        self._set_timer(upstream.probe_at, _Timer.PROBE, upstream.index)
+        self._set_timer(upstream.probe_at, Timer.PROBE, upstream.index)
 
     def _end_waits(self, now: float, actions: list[Action]) -> None:
         """Let those go whose time is over."""

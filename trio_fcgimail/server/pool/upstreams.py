@@ -15,7 +15,7 @@ _PACE_SAMPLES: Final = 16  # ours: requests of which the quickest tells how long
 _SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1.0 times the requests were measured
 _OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
 _SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
-_OVERTAKEN_RATIO: Final = 2.0  # ours: they were overtaken that much more often than those on used connections
+_OVERTAKEN_MORE: Final = 0.3  # ours: such a share more of them were overtaken than of those on used connections
 
 
 @final
@@ -42,7 +42,6 @@ class Connection:
         requests: handed to it.
         keeps: whether the present request was sent with KEEP_CONN.
         serial: of the present request, in the order of all of the upstream.
-        ended_before: how many requests of the upstream had ended when the present one began.
         yield_mark: requests with a later serial that end first overtook this one.
         yields: used connections that were closed for its sake.
     """
@@ -58,7 +57,6 @@ class Connection:
     requests: int = 0
     keeps: bool = False
     serial: int = 0
-    ended_before: int = 0
     yield_mark: int = 0
     yields: int = 0
 
@@ -74,10 +72,11 @@ class Health(Enum):
 
 @final
 class _Overtaken:
-    """How often requests were overtaken on the average: the first ones of connections, and those behind them.
+    """How many requests were overtaken by later ones on used connections: of the first ones of connections, and of
+    those behind them.
 
     While the connections are no more than the workers, a request is served at once wherever it is sent, and both
-    averages are alike, however long scripts take. Above, a new connection waits until a worker is free, and
+    shares are alike, however long scripts take. Above, a new connection waits until a worker is free, and
     meanwhile requests on used connections, whose workers are never free, pass it by.
     """
 
@@ -89,12 +88,12 @@ class _Overtaken:
     def forget(self) -> None:
         self._first = self._first_samples = self._later = self._later_samples = 0
 
-    def add(self, times: int, *, is_first: bool) -> None:
+    def add(self, *, is_overtaken: bool, is_first: bool) -> None:
         if is_first:
-            self._first += times
+            self._first += is_overtaken
             self._first_samples += 1
         else:
-            self._later += times
+            self._later += is_overtaken
             self._later_samples += 1
 
     def says_too_many(self) -> bool:
@@ -103,7 +102,7 @@ class _Overtaken:
             return False
         first, later = self._first / self._first_samples, self._later / self._later_samples
         self.forget()
-        return first > _OVERTAKEN_RATIO * later + 1
+        return first - later >= _OVERTAKEN_MORE
 
 
 @final
@@ -194,7 +193,7 @@ class Upstream:
         self._overtaken = _Overtaken()
         self._pace = _Pace()
         self._serial = 0
-        self._ended = 0
+        self._latest_used = 0  # serial of a request on a used connection that has ended
         self._requests = 0
         self._connections = 0
         self._failed: Counter[Failure] = Counter()
@@ -262,7 +261,6 @@ class Upstream:
         self._requests += 1
         connection.requests += 1
         connection.serial = connection.yield_mark = self._serial
-        connection.ended_before = self._ended
         connection.yields = 0
         if connection.requests == 1:
             self._unheard[connection.link] = connection
@@ -284,8 +282,10 @@ class Upstream:
 
     def end(self, connection: Connection) -> None:
         """A request is over."""
-        self._overtaken.add(self._ended - connection.ended_before, is_first=connection.requests == 1)
-        self._ended += 1
+        is_first = connection.requests == 1
+        self._overtaken.add(is_overtaken=connection.serial < self._latest_used, is_first=is_first)
+        if not is_first:
+            self._latest_used = max(self._latest_used, connection.serial)
         self.hear(connection)
 
     def must_yield(self, connection: Connection) -> bool:
