@@ -1,6 +1,6 @@
 """Mail clients in a process of their own: so many at a time, each sending one mail after the other.
 
-``python -m benchmarks.load PORT[,PORT] CLIENTS MAILS`` prints, as JSON, how long all of it took, how long each mail took
+``python -m benchmarks.load PORT[,PORT] CLIENTS MAILS`` prints, as JSON, how long all of it took, and each mail
 from its first octet to its reply, and the replies that were no 250. MAILS 0 is for ever, until standard input ends.
 """
 
@@ -116,7 +116,10 @@ def main() -> None:
     ports, clients, mails = sys.argv[1:4]
     endless = mails == "0"
     load = run(
-        [int(port) for port in ports.split(",")], int(clients), sys.maxsize if endless else int(mails), until_eof=endless
+        [int(port) for port in ports.split(",")],
+        int(clients),
+        sys.maxsize if endless else int(mails),
+        until_eof=endless,
     )
     print(json.dumps({"seconds": load.seconds, "latencies": load.latencies, "failures": load.failures}))
 

@@ -269,7 +269,11 @@ def gain() -> None:
                 failed = sum(got.failures.values())
                 row(mode.name, f"{got.mails_per_second:.0f}", cpu, _milliseconds(got.percentile(99)), failed)
             kept, other = (found[mode] for mode in modes)
-            row("ratio", f"{kept.mails_per_second / other.mails_per_second:.2f}", f"{kept.cpu_per_mail / other.cpu_per_mail:.2f}")
+            row(
+                "ratio",
+                f"{kept.mails_per_second / other.mails_per_second:.2f}",
+                f"{kept.cpu_per_mail / other.cpu_per_mail:.2f}",
+            )
 
 
 PARTS: Final = {"saturate": saturate, "share": share, "gain": gain}

@@ -145,7 +145,7 @@ class PoolMachine(RuleBasedStateMachine):
         keep_alive: bool,
         most: int,
     ) -> None:
-        self.rules = PoolRules(
+        self.pool_rules = PoolRules(
             max_connections=max_connections,
             reserve=min(reserve, max_connections - 1),
             keep_alive=keep_alive,
@@ -153,8 +153,8 @@ class PoolMachine(RuleBasedStateMachine):
             linger_seconds=LINGER_SECONDS,
             max_requests=most,
         )
-        self.budget = CountingBudget(upstreams, self.rules)
-        self.planner = Planner(upstreams, self.rules, self.budget)
+        self.budget = CountingBudget(upstreams, self.pool_rules)
+        self.planner = Planner(upstreams, self.pool_rules, self.budget)
         self.fpms = [Fpm(children, max_requests) for _ in range(upstreams)]
 
     # What the planner wants
@@ -164,7 +164,7 @@ class PoolMachine(RuleBasedStateMachine):
             match action:
                 case Open(link=link, upstream=upstream, ticket=ticket, seconds=seconds):
                     mail = self.waiting(ticket)
-                    assert 0 <= seconds <= self.rules.connect_seconds
+                    assert 0 <= seconds <= self.pool_rules.connect_seconds
                     assert link not in self.wires
                     assert self.is_first(mail)
                     mail.link = link
@@ -189,7 +189,7 @@ class PoolMachine(RuleBasedStateMachine):
                     assert upstream not in self.probes
                     self.probes.append(upstream)
                 case Tell(limit=limit):
-                    assert 1 <= limit <= self.rules.max_connections
+                    assert 1 <= limit <= self.pool_rules.max_connections
 
     def waiting(self, ticket: Ticket) -> Mail:
         """A mail that waits: nobody else is given anything, least of all who left."""
@@ -210,8 +210,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert not wire.is_closing
         assert wire.opened is not None
         wire.requests += 1
-        assert wire.requests == 1 or (self.rules.keep_alive and wire.requests <= self.rules.max_requests)
-        assert not (order.keep_connection and wire.requests == self.rules.max_requests)
+        assert wire.requests == 1 or (self.pool_rules.keep_alive and wire.requests <= self.pool_rules.max_requests)
+        assert not (order.keep_connection and wire.requests == self.pool_rules.max_requests)
         wire.ticket, wire.keeps, wire.idle_since = order.ticket, order.keep_connection, None
         mail.link = order.link
 
@@ -396,18 +396,18 @@ class PoolMachine(RuleBasedStateMachine):
             return
         for upstream, shown in enumerate(self.planner.snapshot().upstreams):
             wires = [wire for wire in self.wires.values() if wire.upstream == upstream]
-            assert shown.open == len(wires) == self.budget.leased[upstream] <= self.rules.max_connections
+            assert shown.open == len(wires) == self.budget.leased[upstream] <= self.pool_rules.max_connections
             assert shown.open == shown.opening + shown.busy + shown.idle + shown.closing
             busy = [wire for wire in wires if wire.ticket is not None]
             saves = sum(self.mails[wire.ticket].kind is Kind.SAVE for wire in busy if wire.ticket is not None)
             assert saves <= self.budget.saves[upstream]
-            assert self.budget.saves[upstream] <= max(self.rules.max_connections - self.rules.reserve, 1)
+            assert self.budget.saves[upstream] <= max(self.pool_rules.max_connections - self.pool_rules.reserve, 1)
 
     @invariant()
     def nothing_is_idle_for_long(self) -> None:
         for wire in self.wires.values():
             if wire.opened is not None and wire.ticket is None and not wire.is_closing:
-                assert self.rules.keep_alive
+                assert self.pool_rules.keep_alive
                 assert wire.idle_since is not None
                 assert self.now < wire.idle_since + LINGER_SECONDS + 1e-9 or self.planner.next_deadline() <= self.now
 

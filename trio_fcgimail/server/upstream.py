@@ -26,6 +26,7 @@ from trio_fcgimail.server.spool import SpoolReadError
 
 _RECEIVE_OCTETS: Final = 65_536
 _GATHER_OCTETS: Final = 65_536  # of a request, before they are written: a small mail is one write
+_TAIL_OCTETS: Final = 9  # the empty STDIN record, and one octet without which nothing is executed
 _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
 
 
@@ -330,9 +331,9 @@ class _Exchange:
         """
         try:
             if self._part:
-                await self._stream.send_all(self._part)
+                await self._send_part(self._part)
             async for part in parts:
-                await self._stream.send_all(part)
+                await self._send_part(part)
         except trio.BrokenResourceError as exc:
             self._fail_to_send(exc)
         except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
@@ -340,6 +341,15 @@ class _Exchange:
             scope.cancel()
         else:
             self._sending = _Sending.DONE
+
+    async def _send_part(self, part: bytes) -> None:
+        """Send a part. The very end of a request goes by itself, so that whoever fails before knows it was not sent."""
+        if self._sending is _Sending.LAST_PART and len(part) > _TAIL_OCTETS:
+            self._sending = _Sending.UNDER_WAY
+            await self._stream.send_all(part[:-_TAIL_OCTETS])
+            self._sending = _Sending.LAST_PART
+            part = part[-_TAIL_OCTETS:]
+        await self._stream.send_all(part)
 
     def _fail_to_send(self, exc: Exception) -> None:
         self._sending = _Sending.FAILED

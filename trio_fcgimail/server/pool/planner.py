@@ -88,7 +88,7 @@ class Planner:
         )
         self._requests[ticket] = request
         self._line.append(request)
-        self.deadline_hint = min(self.deadline_hint, request.deadline)
+        self._hint_at(request)
         actions = self._assigned(now, [])
         request.ordered = None  # whatever was ordered, was at once
         return actions
@@ -135,7 +135,7 @@ class Planner:
         if now >= self._give_up_at(request):
             self._refuse(request, Refusal.REFUSED, actions)
         else:
-            self._line.put_back(request)
+            self._put_in_front(request)
             self._end_waits(now, actions)
         return self._assigned(now, actions)
 
@@ -145,7 +145,7 @@ class Planner:
         actions: list[Action] = []
         self._upstreams[connection.upstream].hear(connection)
         self._close(connection, actions)
-        self._line.put_back(self._requests[connection.ticket])
+        self._put_in_front(self._requests[connection.ticket])
         return self._assigned(now, actions)
 
     def sent(self, now: float, link: Link) -> None:
@@ -436,12 +436,19 @@ class Planner:
         elif request.refused_since is not None and now >= request.refused_since + self._rules.give_up_seconds:
             self._refuse(request, Refusal.REFUSED, actions)
         elif is_first:
-            self._line.put_back(request)
+            self._put_in_front(request)
         else:
             request.phase = Phase.PAUSED
             last = NEVER if request.refused_since is None else request.refused_since + self._rules.give_up_seconds
             self._set_timer(min(now + request.pause, last), Timer.PAUSE, request.ticket)
             request.pause = min(2 * request.pause, self._rules.longest_pause_seconds)
+
+    def _put_in_front(self, request: Request) -> None:
+        self._line.put_back(request)
+        self._hint_at(request)
+
+    def _hint_at(self, request: Request) -> None:
+        self.deadline_hint = min(self.deadline_hint, request.deadline, self._give_up_at(request))
 
     def _refuse(self, request: Request, refusal: Refusal, actions: list[Action]) -> None:
         del self._requests[request.ticket]
@@ -462,7 +469,7 @@ class Planner:
             case Timer.PAUSE:
                 request = self._requests.get(Ticket(number))
                 if request is not None and request.phase is Phase.PAUSED:
-                    self._line.put_back(request)
+                    self._put_in_front(request)
             case Timer.RETRY:
                 pass  # the line is looked at in any case
             case Timer.PROBE:
@@ -493,7 +500,7 @@ class Planner:
         actions.append(Abandon(connection.link, request.ticket))
         self._fail_to_connect(now, connection, actions)
         request.refused_by.add(connection.upstream)
-        self._line.put_back(request)
+        self._put_in_front(request)
 
     def _raise_limit(self, now: float, upstream: Upstream, actions: list[Action]) -> None:
         upstream.raise_limit()

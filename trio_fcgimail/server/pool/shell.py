@@ -170,6 +170,8 @@ class Pool:
             await self._carry_out(self._planner.want(trio.current_time(), ticket, kind))
             while True:
                 hand = await self._obtain(ticket, waiter, problem)
+                if problem is not None:
+                    self._tell_retry(kind, problem)
                 try:
                     return await self._try(hand, parameters, body, seconds)
                 except UpstreamUnexecuted as exc:
@@ -181,7 +183,6 @@ class Pool:
                 await self._finish(hand.link, _OUTCOMES[type(problem)], again=not is_over)
                 if is_over:
                     raise problem
-                self._tell_retry(kind, problem)
         finally:
             del self._waiters[ticket]
 
