@@ -206,3 +206,12 @@ def test_no_configuration_at_all_is_2(folder: Path) -> None:
     done = run_command("check", folder=folder)
     assert done.returncode == 2
     assert b"no fcgimail.toml here" in done.stderr
+
+
+def test_each_upstream_has_a_row(php: PhpFpm, folder: Path) -> None:
+    text = configuration(upstream=f'{php.address}", "unix:{folder}/gone')
+    write_configuration(folder, text)
+    done = run_command("check", folder=folder)
+    rows = _rows(done.stdout)
+    assert done.returncode == 1
+    assert (rows["fastcgi.upstreams[0]"][0], rows["fastcgi.upstreams[1]"][0]) == ("ok", "NO")

@@ -80,7 +80,7 @@ class Chaos:
         self._keeps: dict[trio.abc.Stream, bool] = {}
         self._nursery = nursery
         self._dice = dice
-        self._faults = [fault for fault in Fault if fault not in (Fault.DISCARD, Fault.DIE)]
+        self._faults: list[Fault] = [fault for fault in Fault if fault not in (Fault.DISCARD, Fault.DIE)]
         self._faults.append(_SILENT[clean_eof])
 
     async def connect(self, address: UpstreamAddress, *, seconds: float) -> trio.abc.Stream:

@@ -124,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.gone: set[Ticket] = set()  # answered, failed, cancelled
         self.probes: list[int] = []
         self.tickets = 0
-        self.cancelled = 0
+        self.news: list[Tell] = []
 
     @initialize(
         upstreams=st.integers(1, 3),
@@ -188,8 +188,9 @@ class PoolMachine(RuleBasedStateMachine):
                 case Probe(upstream=upstream):
                     assert upstream not in self.probes
                     self.probes.append(upstream)
-                case Tell(limit=limit):
+                case Tell(limit=limit) as news:
                     assert 1 <= limit <= self.pool_rules.max_connections
+                    self.news.append(news)
 
     def waiting(self, ticket: Ticket) -> Mail:
         """A mail that waits: nobody else is given anything, least of all who left."""
@@ -242,7 +243,6 @@ class PoolMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         mail = self.mails[data.draw(st.sampled_from(sorted(self.mails)))]
         wire = self.wires.get(mail.link) if mail.link is not None else None
-        self.cancelled += 1
         self.end(mail.ticket)
         if wire is None or wire.opened is None:
             if wire is not None:
@@ -419,6 +419,17 @@ class PoolMachine(RuleBasedStateMachine):
         if any(mail.link is None for mail in self.mails.values()):
             assert self.wires or self.probes or self.planner.next_deadline() < self.now + WAIT_SECONDS
 
+    def step(self) -> None:
+        """Let everything happen that can."""
+        for link in self.of(lambda wire: wire.opened is None):
+            self.settle(link)
+        for link in self.of(self.is_served):
+            self.serve_one(link)
+        for link in self.of(lambda wire: wire.is_closing):
+            self.close_one(link)
+        while self.probes:
+            self.probe()
+
     def teardown(self) -> None:
         """Once all is well again, everybody is served or has given up in time, and nothing is left of anybody."""
         if not hasattr(self, "planner"):
@@ -426,14 +437,7 @@ class PoolMachine(RuleBasedStateMachine):
         for fpm in self.fpms:
             fpm.is_up = True
         for _ in range(10_000):
-            for link in self.of(lambda wire: wire.opened is None):
-                self.settle(link)
-            for link in self.of(self.is_served):
-                self.serve_one(link)
-            for link in self.of(lambda wire: wire.is_closing):
-                self.close_one(link)
-            while self.probes:
-                self.probe()
+            self.step()
             if not self.mails:
                 break
             self.wait(0.001)

@@ -111,7 +111,7 @@ async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Endin
             await outer.start(stop_at_signals, run, log, file)
             if php is not None:
                 path = await inner.start(_run_php, php, settings, log)
-                settings = _with_upstream(settings, path, php.program.kind)
+                settings = with_own_php(settings, path, php.program.kind)
             server = Server(settings, log=log, observers=[LogObserver(log)])
             run.begin(server)
             ending = await server.run()
@@ -139,7 +139,7 @@ async def _run_php(
     )
 
 
-def _with_upstream(settings: Settings, path: Path, kind: PhpKind) -> Settings:
+def with_own_php(settings: Settings, path: Path, kind: PhpKind) -> Settings:
     """Put in the socket of our own PHP, and what is known of that: php-cgi was not measured."""
     fastcgi = replace(
         settings.fastcgi,

@@ -206,16 +206,12 @@ class Planner:
         return self._assigned(now, [Tell(Event.RESTORED, upstream, one.limit)])
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed."""
+        """Time has passed, or the budget has something to lease again."""
         actions: list[Action] = []
         for when, timer, number in self._timers.due(now):
             self._ring(when, now, timer, number, actions)
         self._end_waits(now, actions)
         return self._assigned(now, actions)
-
-    def retry(self, now: float) -> list[Action]:
-        """The budget has something to lease again."""
-        return self._assigned(now, [])
 
     def close_idle(self) -> list[Action]:
         """The end has come: keep nothing."""

@@ -100,4 +100,5 @@ class Line:
         if not self._saves:
             return (first,)
         second = next(iter(self._saves.values()))
-        return (second, first) if second.began < first.began else (first, second)
+        is_later = (first.began, first.ticket) > (second.began, second.ticket)
+        return (second, first) if is_later else (first, second)
