@@ -56,7 +56,7 @@ class PoolRules:
     connect_seconds: float = 5.0
     linger_seconds: float = 0.005
     max_requests: int = 100
-    max_kept_seconds: float = 0.02
+    max_kept_seconds: float = 0.05
     max_waiting: int = 10_000
     give_up_seconds: float = 2.0
     first_pause_seconds: float = 0.005
