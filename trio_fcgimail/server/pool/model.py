@@ -18,7 +18,7 @@ NEVER: Final = float("inf")
 
 @final
 class Kind(Enum):
-    """What a request is for: saves leave the reserve to the others."""
+    """What a request is for: saves leave the reserve to the others, and are never made twice if they may have run."""
 
     VALIDATE = "validate"
     POLICY = "another stage before save"  # not asked twice when it may have run: it may count what it is asked
@@ -57,7 +57,7 @@ class PoolRules:
     connect_seconds: float = 5.0
     linger_seconds: float = 0.005
     max_requests: int = 100
-    max_kept_seconds: float = 0.05
+    max_kept_seconds: float = 0.02
     max_waiting: int = 10_000
     give_up_seconds: float = 2.0
     first_pause_seconds: float = 0.005

@@ -264,7 +264,8 @@ class Pool:
         if problem is not None:
             return problem
         if refusal is Refusal.REFUSED:
-            return UpstreamUnavailable("; ".join(str(self._problems[one]) for one in sorted(self._problems)))
+            problems = "; ".join(str(self._problems[one]) for one in sorted(self._problems))
+            return UpstreamUnavailable(problems or refusal.value)
         if refusal is Refusal.WAITED:
             return UpstreamUnavailable(f"{refusal.value} within {self._rules.wait_seconds:g} s")
         return UpstreamUnavailable(refusal.value)

@@ -15,6 +15,7 @@ _PACE_SAMPLES: Final = 16  # ours: requests of which the quickest tells how long
 _SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1.0 times the requests were measured
 _OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
 _SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
+_LOWEST_LIMIT: Final = 2  # ours: a single connection is never kept, and one slow script would stop everything
 _OVERTAKEN_MORE: Final = 0.3  # ours: such a share more of them were overtaken than of those on used connections
 
 
@@ -345,7 +346,7 @@ class Upstream:
 
     def lower_limit(self) -> bool:
         """Lower it, if requests say that there are more connections than workers; whether it was."""
-        if self.limit == 1 or not self._overtaken.says_too_many():
+        if not self._overtaken.says_too_many() or self.limit <= max(_LOWEST_LIMIT, self._rules.reserve + 1):
             return False
         self.limit -= 1
         if self._is_on_probation:
