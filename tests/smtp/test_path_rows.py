@@ -109,6 +109,8 @@ PATHS = [
     mail("outer-dots", b"FROM:<.a.@example.net>", BAD, "row 58"),
     mail("two-dots", b"FROM:<a..b@example.net>", BAD, "RFC 5321 4.1.2"),
     mail("hyphen-edge", b"FROM:<a@-example.net>", BAD, "S12"),
+    mail("hyphen-last", b"FROM:<a@example-.net>", BAD, "S12"),
+    mail("hyphen-at-the-very-end", b"FROM:<a@example.net->", BAD, "S12"),
     mail("domain-empty-label", b"FROM:<a@example..net>", BAD, "S12"),
     mail("domain-last-dot", b"FROM:<a@example.net.>", BAD, "RFC 5321 4.1.2: no dot at the end"),
     mail("domain-underscore", b"FROM:<a@ex_ample.net>", BAD, "RFC 5321 4.1.2"),

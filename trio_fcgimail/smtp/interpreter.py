@@ -30,8 +30,7 @@ def interpret(line: Line, now: Standing) -> Step:
     verb = Verb.UNKNOWN
     try:
         if line.length is Length.TOO_LONG:
-            is_auth = commands.begins_auth(line.octets)
-            raise CommandError(catalogue.SASL_LINE_TOO_LONG if is_auth else catalogue.LINE_TOO_LONG)
+            raise CommandError(commands.refusal_of_long_line(line.octets))
         word, rest = commands.split_line(line.octets)
         verb = word.verb
         if verb is Verb.BDAT:
