@@ -139,6 +139,7 @@ PARAMETERS = [
     mail("size", b"FROM:<a@b.c> SIZE=1000", OK, "row 70"),
     mail("size-at-limit", b"FROM:<a@b.c> SIZE=%d" % LIMIT, OK, "row 71"),
     mail("size-over-limit", b"FROM:<a@b.c> SIZE=%d" % (LIMIT + 1), "552 5.3.4", "row 72"),
+    mail("size-zero", b"FROM:<a@b.c> SIZE=0", OK, "RFC 1870 4: a number"),
     mail("size-letters", b"FROM:<a@b.c> SIZE=abc", "501 5.5.4", "row 73"),
     mail("size-negative", b"FROM:<a@b.c> SIZE=-1", "501 5.5.4", "row 73"),
     mail("size-no-value", b"FROM:<a@b.c> SIZE", "501 5.5.4", "row 73"),
