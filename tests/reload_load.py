@@ -72,6 +72,10 @@ class Store(ScriptedResponder):
         self._chance = chance
 
     async def _save(self, line: Line) -> None:
+        while True:
+            await self._save_one(line)
+
+    async def _save_one(self, line: Line) -> None:
         request = await line.request()
         await trio.sleep(self._chance.choice((0, 0, 0.01, 0.1)))
         self._ledger.stored[int(request.fields["subject"])] += 1
@@ -206,8 +210,8 @@ def _steps(course: Course, chance: random.Random) -> list[str]:
 
 
 def _good(folder: Path, workers: int) -> str:
-    # Each worker has connections of its own; the store takes them all.
-    return f"workers = {workers}\n" + configuration(listen="systemd:smtp", upstream=f"unix:{folder}/fcgi")
+    text = configuration(listen="systemd:smtp", upstream=f"unix:{folder}/fcgi")
+    return f"workers = {workers}\n" + text.replace("max_connections = 2", "max_connections = 6")
 
 
 async def _start(folder: Path, sock: socket.socket) -> ServerProcess:

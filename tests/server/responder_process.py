@@ -39,11 +39,16 @@ class Store:
     Attributes:
         address: as a configuration has it.
         requests: those that were answered, in order.
+        seconds: how long a request takes.
+        most_at_once: how many requests there ever were at a time.
     """
 
     def __init__(self, path: Path) -> None:
         self.address = f"unix:{path}"
         self.requests: list[Request] = []
+        self.seconds = 0.0
+        self.most_at_once = 0
+        self._at_once = 0
         self._hold: Hold | None = None
 
     @contextmanager
@@ -56,11 +61,19 @@ class Store:
             self._hold = None
 
     async def act(self, line: Line) -> None:
-        """Serve one connection."""
+        """Serve one connection, request after request."""
+        while True:
+            await self._answer(line)
+
+    async def _answer(self, line: Line) -> None:
         request = await line.request()
         if self._hold is not None:
             self._hold.add()
             await trio.sleep_forever()
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        await trio.sleep(self.seconds)
+        self._at_once -= 1
         self.requests.append(request)
         await line.answer(b"SAVED" if request.is_post else b"PASSED")
 

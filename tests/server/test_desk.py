@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -10,13 +11,15 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.cli.support import answers, configuration, greeted, write_configuration
+from tests.cli.support import answers, configuration, deliver, greeted, write_configuration
 from tests.phpfpm import children_of, open_folder
+from tests.server.responder_process import Store, storing
 from tests.server_process import ServerProcess, eventually
 from tests.support import settings
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.ledger import Rate
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.workers.channel import (
     Admit,
     AskLease,
@@ -33,7 +36,6 @@ from trio_fcgimail.server.workers.channel import (
     Verdict,
 )
 from trio_fcgimail.server.workers.desk import Desk, MisuseError
-from trio_fcgimail.server.workers.leases import Use
 from trio_fcgimail.server.workers.ledger import ANSWER_SECONDS, SharedLedger
 
 NET: Final = bytes(4)
@@ -97,18 +99,18 @@ def test_rates_are_shared_and_new_limits_hold_for_all() -> None:
 def test_leases_are_shared() -> None:
     children = Children(_limits(fastcgi="max_connections = 2"))
     one, two = children.join(), children.join()
-    assert children.ask(one, AskLease(PHP, Use.SAVE)) == LeaseGranted(PHP, Use.SAVE)
-    assert children.ask(two, AskLease(PHP, Use.SAVE)) == SavesScarce(PHP, True)
+    assert children.ask(one, AskLease(PHP, Kind.SAVE)) == LeaseGranted(PHP, Kind.SAVE)
+    assert children.ask(two, AskLease(PHP, Kind.SAVE)) == SavesScarce(PHP, True)
     assert children.heard[one] == [SavesScarce(PHP, True)]
     assert children.heard[children.join()] == [SavesScarce(PHP, True)]
     children.heard[one].clear()
     children.desk.hear(one, LowerLease(PHP))
-    assert children.heard[two] == [LeaseGranted(PHP, Use.SAVE), SavesScarce(PHP, False)]
-    children.desk.hear(one, ReleaseLease(PHP, Use.VALIDATE))
-    assert children.ask(one, AskLease(PHP, Use.VALIDATE)) == LeaseGranted(PHP, Use.VALIDATE)
-    children.desk.hear(one, AskLease(PHP, Use.VALIDATE))
+    assert children.heard[two] == [LeaseGranted(PHP, Kind.SAVE), SavesScarce(PHP, False)]
+    children.desk.hear(one, ReleaseLease(PHP, Kind.VALIDATE))
+    assert children.ask(one, AskLease(PHP, Kind.VALIDATE)) == LeaseGranted(PHP, Kind.VALIDATE)
+    children.desk.hear(one, AskLease(PHP, Kind.VALIDATE))
     children.desk.leave(two)
-    assert children.heard[one][-1] == LeaseGranted(PHP, Use.VALIDATE)
+    assert children.heard[one][-1] == LeaseGranted(PHP, Kind.VALIDATE)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +122,9 @@ def test_leases_are_shared() -> None:
         pytest.param(Admit(1, b"x"), id="no-network"),
         pytest.param(Count(1, Limit.MESSAGES_PER_MINUTE_PER_IP, bytes(5000)), id="no-network-either"),
         pytest.param(Count(1, Limit.IDLE_SECONDS, NET), id="no-rate"),
-        pytest.param(ReleaseLease(PHP, Use.SAVE), id="nothing-leased"),
+        pytest.param(ReleaseLease(PHP, Kind.SAVE), id="nothing-leased"),
         pytest.param(LowerLease(PHP), id="no-save-leased"),
-        pytest.param(AskLease("unix:/other", Use.SAVE), id="no-such-upstream"),
+        pytest.param(AskLease("unix:/other", Kind.SAVE), id="no-such-upstream"),
     ],
 )
 def test_a_child_that_says_what_it_may_not_is_found_out(message: ForDesk) -> None:
@@ -232,6 +234,47 @@ def test_a_limit_of_connections_holds_over_all_workers(folder: Path) -> None:
             one.quit()
             eventually(lambda: answers(server.port), "there is a place again")
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_no_more_connections_to_the_scripts_than_may_be_over_all_workers(keep_alive: bool, folder: Path) -> None:
+    with storing(folder / "fcgi") as store:
+        store.seconds = 0.01
+        write_configuration(folder, _three_workers(store, keep_alive))
+        with ServerProcess("serve", folder=folder) as server:
+            with ThreadPoolExecutor(8) as clients:
+                sent = [clients.submit(deliver, server.port, recipient=f"r{n}@example.com") for n in range(120)]
+                server.send(signal.SIGHUP)  # for a while there are six of them
+                server.wait_for_log("] reloaded ")
+                for one in sent:
+                    one.result()
+            assert server.stop() == 0
+        saved = [request.fields["rcpt_to_0"] for request in store.requests if request.is_post]
+        assert sorted(saved) == sorted(f"r{n}@example.com" for n in range(120))
+        assert store.most_at_once == 2
+
+
+def _three_workers(store: Store, keep_alive: bool) -> str:
+    text = configuration(upstream=store.address, validate="/srv/validate.php")  # max_connections = 2
+    text = text.replace("[scripts]", f"keep_alive = {str(keep_alive).lower()}\n[scripts]")
+    return "workers = 3\n" + text
+
+
+def test_leases_of_a_killed_worker_are_free(folder: Path) -> None:
+    with storing(folder / "fcgi") as store:
+        write_configuration(folder, _three_workers(store, False))
+        with ServerProcess("serve", folder=folder) as server:
+            pids = children_of(server.pid)
+            with store.held() as hold, greeted(server.port) as client:
+                client.mail("a@example.net")
+                client.putcmd("rcpt", "TO:<b@example.com>")
+                hold.wait_for(1)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+            for _ in range(4):
+                eventually(lambda: answers(server.port), "somebody serves again")
+                deliver(server.port)
+            assert server.stop() == 0
 
 
 def test_the_places_of_a_killed_worker_are_free(folder: Path) -> None:

@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.workers.budget import SharedBudget
-from trio_fcgimail.server.workers.leases import Granted, Holder, LeaseBook, LeaseError, Notice, Scarcity, Use
+from trio_fcgimail.server.workers.leases import Granted, Holder, LeaseBook, LeaseError, Notice, Scarcity
 
 A: Final = "unix:/a"
 B: Final = "unix:/b"
@@ -21,48 +22,48 @@ def _book(most: int = 3, reserve: int = 1) -> LeaseBook:
     return book
 
 
-def _granted(notices: list[Notice]) -> list[tuple[Holder, Use]]:
+def _granted(notices: list[Notice]) -> list[tuple[Holder, Kind]]:
     return [(one.holder, one.use) for one in notices if isinstance(one, Granted)]
 
 
 def test_the_first_to_ask_is_the_first_to_get() -> None:
     book = _book(1, 0)
-    assert book.ask(1, A, Use.VALIDATE) == [Granted(1, A, Use.VALIDATE)]
-    assert book.ask(2, A, Use.VALIDATE) == book.ask(3, A, Use.VALIDATE) == []
-    assert book.ask(3, B, Use.VALIDATE) == [Granted(3, B, Use.VALIDATE)]
-    assert book.release(1, A, Use.VALIDATE) == [Granted(2, A, Use.VALIDATE)]
-    assert book.ask(1, A, Use.VALIDATE) == []
-    assert book.release(2, A, Use.VALIDATE) == [Granted(3, A, Use.VALIDATE)]
+    assert book.ask(1, A, Kind.VALIDATE) == [Granted(1, A, Kind.VALIDATE)]
+    assert book.ask(2, A, Kind.VALIDATE) == book.ask(3, A, Kind.VALIDATE) == []
+    assert book.ask(3, B, Kind.VALIDATE) == [Granted(3, B, Kind.VALIDATE)]
+    assert book.release(1, A, Kind.VALIDATE) == [Granted(2, A, Kind.VALIDATE)]
+    assert book.ask(1, A, Kind.VALIDATE) == []
+    assert book.release(2, A, Kind.VALIDATE) == [Granted(3, A, Kind.VALIDATE)]
     assert book.leased(A) == book.leased(B) == 1
 
 
 def test_saves_leave_the_reserve_alone_whoever_saves() -> None:
     book = _book(3, 1)
-    assert _granted(book.ask(1, A, Use.SAVE) + book.ask(2, A, Use.SAVE)) == [(1, Use.SAVE), (2, Use.SAVE)]
-    assert book.ask(3, A, Use.SAVE) == [Scarcity(A, True)]
+    assert _granted(book.ask(1, A, Kind.SAVE) + book.ask(2, A, Kind.SAVE)) == [(1, Kind.SAVE), (2, Kind.SAVE)]
+    assert book.ask(3, A, Kind.SAVE) == [Scarcity(A, True)]
     assert book.scarce() == [Scarcity(A, True)]
-    assert book.ask(4, A, Use.VALIDATE) == [Granted(4, A, Use.VALIDATE)]  # passes by
-    assert book.ask(5, A, Use.VALIDATE) == []
+    assert book.ask(4, A, Kind.VALIDATE) == [Granted(4, A, Kind.VALIDATE)]  # passes by
+    assert book.ask(5, A, Kind.VALIDATE) == []
     assert book.lower(1, A) == []  # still open, but no save any more; and there is no other one free
-    assert book.release(4, A, Use.VALIDATE) == [Granted(3, A, Use.SAVE), Scarcity(A, False)]
+    assert book.release(4, A, Kind.VALIDATE) == [Granted(3, A, Kind.SAVE), Scarcity(A, False)]
     assert book.scarce() == []
 
 
 @pytest.mark.parametrize("reserve", [0, 1])
 def test_of_a_single_connection_none_is_reserved(reserve: int) -> None:
-    assert _book(1, reserve).ask(1, A, Use.SAVE) == [Granted(1, A, Use.SAVE)]
+    assert _book(1, reserve).ask(1, A, Kind.SAVE) == [Granted(1, A, Kind.SAVE)]
 
 
 def test_everything_of_a_dead_child_is_free() -> None:
     book = _book(2, 0)
-    for use in Use:
+    for use in (Kind.VALIDATE, Kind.SAVE):
         book.ask(1, A, use)
-    book.release(1, A, Use.SAVE)
-    book.ask(1, A, Use.SAVE)
-    book.ask(2, A, Use.SAVE)
-    book.ask(1, A, Use.VALIDATE)
-    book.ask(3, A, Use.VALIDATE)
-    assert _granted(book.forget(1)) == [(2, Use.SAVE), (3, Use.VALIDATE)]
+    book.release(1, A, Kind.SAVE)
+    book.ask(1, A, Kind.SAVE)
+    book.ask(2, A, Kind.SAVE)
+    book.ask(1, A, Kind.VALIDATE)
+    book.ask(3, A, Kind.VALIDATE)
+    assert _granted(book.forget(1)) == [(2, Kind.SAVE), (3, Kind.VALIDATE)]
     assert book.forget(1) == []
     book.forget(2)
     book.forget(3)
@@ -72,26 +73,26 @@ def test_everything_of_a_dead_child_is_free() -> None:
 def test_new_rules_take_nothing_away_and_give_at_once() -> None:
     book = _book(2, 0)
     for holder in (1, 2, 3):
-        book.ask(holder, A, Use.VALIDATE)
+        book.ask(holder, A, Kind.VALIDATE)
     assert book.set_rules([A], 1, 0) == []
-    assert book.release(1, A, Use.VALIDATE) == []
-    assert book.set_rules([A], 2, 0) == [Granted(3, A, Use.VALIDATE)]
-    assert book.ask(4, B, Use.VALIDATE) == [Granted(4, B, Use.VALIDATE)]
+    assert book.release(1, A, Kind.VALIDATE) == []
+    assert book.set_rules([A], 2, 0) == [Granted(3, A, Kind.VALIDATE)]
+    assert book.ask(4, B, Kind.VALIDATE) == [Granted(4, B, Kind.VALIDATE)]
 
 
 def test_who_says_what_it_may_not_is_found_out() -> None:
     book = _book(1, 0)
-    book.ask(1, A, Use.SAVE)
-    book.ask(2, A, Use.SAVE)
+    book.ask(1, A, Kind.SAVE)
+    book.ask(2, A, Kind.SAVE)
     with pytest.raises(LeaseError, match="asked twice"):
-        book.ask(2, A, Use.SAVE)
-    for holder, use in ((2, Use.SAVE), (1, Use.VALIDATE), (3, Use.SAVE)):
+        book.ask(2, A, Kind.SAVE)
+    for holder, use in ((2, Kind.SAVE), (1, Kind.VALIDATE), (3, Kind.SAVE)):
         with pytest.raises(LeaseError, match="did not have"):
             book.release(holder, A, use)
     with pytest.raises(LeaseError, match="did not have"):
         book.lower(2, A)
     with pytest.raises(LeaseError, match="no upstream"):
-        book.ask(1, "unix:/other", Use.SAVE)
+        book.ask(1, "unix:/other", Kind.SAVE)
     assert book.leased(A) == 1
 
 
@@ -103,18 +104,18 @@ class _Child:
         self.holder = holder
         self.budget = SharedBudget([A, B], self)
         self.budget.watch(self.serve)
-        self.open: list[tuple[int, Use]] = []  # each with its use
-        self.waiting: list[tuple[int, Use]] = []
-        self.said: deque[tuple[str, str, Use]] = deque()
+        self.open: list[tuple[int, Kind]] = []  # each with its use
+        self.waiting: list[tuple[int, Kind]] = []
+        self.said: deque[tuple[str, str, Kind]] = deque()
         self.heard: deque[Notice] = deque()
 
-    def ask(self, upstream: str, use: Use) -> None:
+    def ask(self, upstream: str, use: Kind) -> None:
         self.said.append(("ask", upstream, use))
 
     def lower(self, upstream: str) -> None:
-        self.said.append(("lower", upstream, Use.SAVE))
+        self.said.append(("lower", upstream, Kind.SAVE))
 
-    def release(self, upstream: str, use: Use) -> None:
+    def release(self, upstream: str, use: Kind) -> None:
         self.said.append(("release", upstream, use))
 
     def serve(self) -> None:
@@ -122,6 +123,7 @@ class _Child:
             if self.budget.lease(*request):
                 self.waiting.remove(request)
                 self.open.append(request)
+        self.budget.settle()
 
 
 class Machine(RuleBasedStateMachine):
@@ -153,8 +155,8 @@ class Machine(RuleBasedStateMachine):
         self._tell(self.book.forget(child.holder))
 
     @precondition(lambda self: self.children)
-    @rule(data=st.data(), upstream=st.integers(0, 1), use=st.sampled_from(Use))
-    def is_wanted(self, data: st.DataObject, upstream: int, use: Use) -> None:
+    @rule(data=st.data(), upstream=st.integers(0, 1), use=st.sampled_from(Kind))
+    def is_wanted(self, data: st.DataObject, upstream: int, use: Kind) -> None:
         child = self._some(data)
         child.waiting.append((upstream, use))
         child.serve()
@@ -167,13 +169,13 @@ class Machine(RuleBasedStateMachine):
             child.waiting.pop()
 
     @precondition(lambda self: self.children)
-    @rule(data=st.data(), new=st.sampled_from(Use))
-    def is_used_again(self, data: st.DataObject, new: Use) -> None:
+    @rule(data=st.data(), new=st.sampled_from(Kind))
+    def is_used_again(self, data: st.DataObject, new: Kind) -> None:
         child = self._some(data)
         if child.open:
             upstream, old = child.open.pop(0)
             may = child.budget.change(upstream, old, new)
-            assert may or new is Use.SAVE
+            assert may or new is Kind.SAVE
             child.open.append((upstream, new if may else old))
 
     @precondition(lambda self: self.children)
@@ -200,7 +202,7 @@ class Machine(RuleBasedStateMachine):
             held = Counter(use for child in self.children.values() for one, use in child.open if one == number)
             if self.born:
                 assert held.total() <= self.book.leased(upstream) <= self.most
-                assert held[Use.SAVE] <= max(self.most - self.reserve, 1)
+                assert held[Kind.SAVE] <= max(self.most - self.reserve, 1)
 
     def teardown(self) -> None:
         """When all who use a connection come to an end, all who wait for one have had it, and none is left over."""
@@ -260,39 +262,86 @@ class _Wire:
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
 
-    def ask(self, upstream: str, use: Use) -> None:
+    def ask(self, upstream: str, use: Kind) -> None:
         self.said.append(("ask", upstream, use.value))
 
     def lower(self, upstream: str) -> None:
         self.said.append(("lower", upstream))
 
-    def release(self, upstream: str, use: Use) -> None:
+    def release(self, upstream: str, use: Kind) -> None:
         self.said.append(("release", upstream, use.value))
 
 
 def test_a_kept_connection_is_used_for_save_after_save_without_a_question() -> None:
     wire = _Wire()
     budget = SharedBudget([A], wire)
-    assert not budget.lease(0, Use.SAVE)
-    assert not budget.lease(0, Use.SAVE)  # asked for once
-    budget.watch(lambda: None if budget.lease(0, Use.SAVE) else pytest.fail("it was granted"))
-    budget.granted(A, Use.SAVE)
+    assert not budget.lease(0, Kind.SAVE)
+    assert not budget.lease(0, Kind.SAVE)  # asked for once
+    budget.watch(lambda: None if budget.lease(0, Kind.SAVE) else pytest.fail("it was granted"))
+    budget.granted(A, Kind.SAVE)
     for _ in range(3):
-        assert budget.change(0, Use.SAVE, Use.VALIDATE)
-        assert budget.change(0, Use.VALIDATE, Use.SAVE)
-    assert budget.change(0, Use.SAVE, Use.VALIDATE)
+        assert budget.change(0, Kind.SAVE, Kind.VALIDATE)
+        assert budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    assert budget.change(0, Kind.SAVE, Kind.VALIDATE)
     assert wire.said == [("ask", A, "save")]
     budget.scarcity(A, True)
     budget.scarcity("unix:/of-other-settings", True)
-    assert not budget.change(0, Use.VALIDATE, Use.SAVE)
-    budget.release(0, Use.VALIDATE)
+    assert not budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    budget.release(0, Kind.VALIDATE)
     assert wire.said == [("ask", A, "save"), ("lower", A), ("release", A, "validate")]
 
 
 def test_a_grant_that_nobody_wants_any_more_goes_back() -> None:
     wire = _Wire()
     budget = SharedBudget([A], wire)
-    budget.lease(0, Use.SAVE)
-    budget.granted(A, Use.SAVE)
+    budget.lease(0, Kind.SAVE)
+    budget.granted(A, Kind.SAVE)
+    assert wire.said == [("ask", A, "save")]
+    budget.settle()
+    budget.settle()
     assert wire.said == [("ask", A, "save"), ("release", A, "save")]
-    assert not budget.lease(0, Use.SAVE)
+    assert not budget.lease(0, Kind.SAVE)
+
+
+def test_a_save_that_was_granted_is_not_handed_on_before_it_could_be_taken() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire)
+    budget.lease(0, Kind.SAVE)
+    budget.granted(A, Kind.SAVE)
+    budget.scarcity(A, True)  # as somebody else waits now
+    assert budget.lease(0, Kind.SAVE)
+    budget.settle()
+    assert wire.said == [("ask", A, "save")]
+    budget.release(0, Kind.SAVE)
+    budget.lease(0, Kind.SAVE)
+    budget.granted(A, Kind.SAVE)
+    assert not budget.lease(0, Kind.VALIDATE) or budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    budget.settle()
+    assert wire.said[-2:] == [("release", A, "save"), ("ask", A, "save")]
+
+
+def test_what_is_set_aside_is_not_given_back_with_something_else() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire)
+    budget.lease(0, Kind.VALIDATE)
+    budget.granted(A, Kind.VALIDATE)
+    assert budget.lease(0, Kind.VALIDATE)
+    budget.lease(0, Kind.SAVE)
+    budget.granted(A, Kind.SAVE)
+    budget.release(0, Kind.VALIDATE)
+    assert wire.said[2:] == [("release", A, "validate")]
+    assert budget.lease(0, Kind.SAVE)
+
+
+def test_without_a_parent_there_is_a_share() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire)
+    assert not budget.lease(0, Kind.SAVE)
+    budget.watch(lambda: None if budget.lease(0, Kind.SAVE) else pytest.fail("there is one"))
+    budget.forsake(1)
+    assert not budget.lease(0, Kind.VALIDATE)
+    budget.release(0, Kind.SAVE)
+    budget.settle()
+    assert budget.lease(0, Kind.VALIDATE)
+    assert budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    assert wire.said == [("ask", A, "save")]

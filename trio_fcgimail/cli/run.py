@@ -29,7 +29,7 @@ from trio_fcgimail.server import (
     take_sockets,
 )
 from trio_fcgimail.server.groups import leaves
-from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
+from trio_fcgimail.server.php import PhpError, PhpKind, PhpProgram, run_php
 
 
 @final
@@ -145,16 +145,15 @@ async def _serve(
             run = _Running(inner.cancel_scope)
             await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
             path = None if php is None else await inner.start(_run_php, php, settings, log)
+            complete = partial(_with_own_php, php, path)
 
             def reread() -> Settings:
                 again = read()
                 for warning in again.warnings:
                     _tell(log, warning)
-                return _with_upstream(again.settings, path)
+                return complete(again.settings)
 
-            server = Supervisor(
-                _with_upstream(settings, path), log=log, reread=reread, handed=handed, notifier=notifier
-            )
+            server = Supervisor(complete(settings), log=log, reread=reread, handed=handed, notifier=notifier)
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
@@ -192,8 +191,15 @@ async def _run_php(
     )
 
 
-def _with_upstream(settings: Settings, path: Path | None) -> Settings:
-    """The settings with the socket of a PHP of our own, if there is one."""
-    if path is None:
-        return settings
-    return replace(settings, fastcgi=replace(settings.fastcgi, upstreams=(UnixAddress(str(path)),)))
+def _with_own_php(php: OwnPhp | None, path: Path | None, settings: Settings) -> Settings:
+    return settings if php is None or path is None else with_own_php(settings, path, php.program.kind)
+
+
+def with_own_php(settings: Settings, path: Path, kind: PhpKind) -> Settings:
+    """Put in the socket of our own PHP, and what is known of that: php-cgi was not measured."""
+    fastcgi = replace(
+        settings.fastcgi,
+        upstreams=(UnixAddress(str(path)),),
+        clean_eof_means_unexecuted=kind is PhpKind.FPM,
+    )
+    return replace(settings, fastcgi=fastcgi)

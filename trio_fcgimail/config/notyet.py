@@ -36,16 +36,7 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-def _has_at_most_one(value: object) -> bool:
-    return not (isinstance(value, list) and len(value) > 1)
-
-
-_ROWS: Final = (
-    NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
-    _off("fastcgi.keep_alive", False, "false", "kept connections"),
-    _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
-    _off("status.address", "", '""', "the status page"),
-)
+_ROWS: Final = (_off("status.address", "", '""', "the status page"),)
 
 NOT_YET: Final = {row.key: row for row in _ROWS}
 

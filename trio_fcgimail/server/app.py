@@ -4,11 +4,12 @@ The tree::
 
     Server.run
     └── ending (nursery)                 left when the last session is over
+        ├── Pool.run                     ends idle FastCGI connections; a task for each probe of an ejected upstream
         ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
         └── connections (nursery)        one task for each session
             ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
             └── Session.run ...          each in a cancel scope of its own, with the deadlines of the settings within
-                └── upstream.request     a nursery of two tasks, writer and reader, for each FastCGI request
+                └── upstream.exchange    a nursery of two tasks, writer and reader, for each FastCGI request
 
 A session's exception ends in Session.run, so nothing but a fault of this module can cancel the connections.
 """
@@ -40,6 +41,7 @@ from trio_fcgimail.server.listeners import (
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
@@ -77,6 +79,7 @@ class Server:
         log: where lines go.
         observers: told of every mail at its end.
         ledger: the accounts behind the limits that hold over all connections; None for our own.
+        budget: what FastCGI connections are leased from; likewise.
 
     Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
     """
@@ -88,12 +91,13 @@ class Server:
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
         ledger: Ledger | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._gateway = Gateway(
             settings=settings,
-            scripts=Scripts(settings, log),
+            scripts=Scripts(settings, log, budget=budget),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,
@@ -181,6 +185,7 @@ class Server:
         """
         with accept_problems_to(self._log):
             async with trio.open_nursery() as ending:
+                ending.start_soon(self._gateway.scripts.run)
                 async with trio.open_nursery() as connections:
                     await self._accept(ways, connections, at_stop)
                     ending.start_soon(self._cut_in_time)

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from trio_fcgimail.server.limits import Limit
-from trio_fcgimail.server.workers.leases import Use
+from trio_fcgimail.server.pool import Kind
 
 MAX_MESSAGE_OCTETS: Final = 64 << 20  # ours: settings may name very many hosts, and nothing else is large
 _LENGTH: Final = struct.Struct("!I")
@@ -124,7 +124,7 @@ class AskLease(msgspec.Struct, tag=True, frozen=True):
     """One connection to a FastCGI server is wanted. ``LeaseGranted`` follows, when there is one."""
 
     upstream: str
-    use: Use
+    use: Kind
 
 
 class LowerLease(msgspec.Struct, tag=True, frozen=True):
@@ -137,14 +137,14 @@ class ReleaseLease(msgspec.Struct, tag=True, frozen=True):
     """One connection that was leased is closed."""
 
     upstream: str
-    use: Use
+    use: Kind
 
 
 class LeaseGranted(msgspec.Struct, tag=True, frozen=True):
     """One connection may be opened."""
 
     upstream: str
-    use: Use
+    use: Kind
 
 
 class SavesScarce(msgspec.Struct, tag=True, frozen=True):

@@ -29,6 +29,7 @@ from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.certificates import files_in_memory
 from trio_fcgimail.server.workers.channel import (
@@ -51,7 +52,6 @@ from trio_fcgimail.server.workers.channel import (
     ToChild,
     Verdict,
 )
-from trio_fcgimail.server.workers.leases import Use
 from trio_fcgimail.server.workers.ledger import SharedLedger
 from trio_fcgimail.server.workers.rights import Identity, become
 
@@ -89,7 +89,8 @@ async def _serve(start: Start, channel: Channel) -> int:
     if settings.workers > 1:
         log = log.bind(worker=start.number)
     ledger = SharedLedger(channel.post)
-    server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger)
+    budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel))
+    server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger, budget=budget)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
     try:
@@ -97,8 +98,8 @@ async def _serve(start: Start, channel: Channel) -> int:
         if start.uid is not None and start.gid is not None:
             become(Identity(start.uid, start.gid, start.user))
         async with trio.open_nursery() as nursery:
-            budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel))
-            orders = _Orders(channel, server, ledger, budget, file, log)
+            share = max(settings.fastcgi.max_connections // settings.workers, 1)
+            orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
             await nursery.start(_stop_at_term, server)
@@ -134,13 +135,13 @@ class _Leasing:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def ask(self, upstream: str, use: Use) -> None:
+    def ask(self, upstream: str, use: Kind) -> None:
         self._channel.post(AskLease(upstream, use))
 
     def lower(self, upstream: str) -> None:
         self._channel.post(LowerLease(upstream))
 
-    def release(self, upstream: str, use: Use) -> None:
+    def release(self, upstream: str, use: Kind) -> None:
         self._channel.post(ReleaseLease(upstream, use))
 
 
@@ -158,6 +159,7 @@ class _Orders:
         server: Server,
         ledger: SharedLedger,
         budget: SharedBudget,
+        share: int,
         file: LogFile,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
@@ -166,6 +168,7 @@ class _Orders:
         self._server = server
         self._ledger = ledger
         self._budget = budget
+        self._share = share
         self._file = file
         self._log = log
 
@@ -175,6 +178,7 @@ class _Orders:
             self._obey(message)
         self._log.error("the parent is gone; stopping")
         self._ledger.forsake()
+        self._budget.forsake(self._share)
         self._server.stop()
         self.begun.set()
 

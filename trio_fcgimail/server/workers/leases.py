@@ -11,19 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, final
+
+from trio_fcgimail.server.pool import Kind
 
 Holder = int  # a child, by a number that no other child ever has
 
 _NO_LEASES: Final = 0
-
-
-class Use(Enum):
-    """What a connection is for: saves leave the reserve to the others. An idle one counts as one that validates."""
-
-    VALIDATE = "validate"
-    SAVE = "save"
 
 
 @final
@@ -38,7 +32,7 @@ class Granted:
 
     holder: Holder
     upstream: str
-    use: Use
+    use: Kind
 
 
 @final
@@ -85,7 +79,7 @@ class LeaseBook:
         """What a child that is new has to know."""
         return [Scarcity(line.upstream, True) for line in self._lines.values() if line.is_scarce]
 
-    def ask(self, holder: Holder, upstream: str, use: Use) -> list[Notice]:
+    def ask(self, holder: Holder, upstream: str, use: Kind) -> list[Notice]:
         """Get in line for one connection. Raises LeaseError."""
         line = self._line(upstream)
         if (holder, use) in line.waiting:
@@ -96,11 +90,11 @@ class LeaseBook:
     def lower(self, holder: Holder, upstream: str) -> list[Notice]:
         """Use a connection for something else than a save from here on. Raises LeaseError."""
         line = self._line(upstream)
-        line.give_back(holder, Use.SAVE)
-        line.held[holder, Use.VALIDATE] += 1
+        line.give_back(holder, Kind.SAVE)
+        line.held[holder, Kind.VALIDATE] += 1
         return line.grant()
 
-    def release(self, holder: Holder, upstream: str, use: Use) -> list[Notice]:
+    def release(self, holder: Holder, upstream: str, use: Kind) -> list[Notice]:
         """Give back one connection, which is closed. Raises LeaseError."""
         line = self._line(upstream)
         line.give_back(holder, use)
@@ -110,7 +104,7 @@ class LeaseBook:
         """A child is gone, whatever ended it."""
         notices: list[Notice] = []
         for line in self._lines.values():
-            for use in Use:
+            for use in Kind:
                 line.waiting.pop((holder, use), None)
                 line.held.pop((holder, use), None)
             notices += line.grant()
@@ -135,8 +129,8 @@ class _Line:
         self.upstream = upstream
         self.max_connections = 1
         self.max_saves = 1
-        self.held: Counter[tuple[Holder, Use]] = Counter()
-        self.waiting: dict[tuple[Holder, Use], None] = {}  # in the order of asking
+        self.held: Counter[tuple[Holder, Kind]] = Counter()
+        self.waiting: dict[tuple[Holder, Kind], None] = {}  # in the order of asking
         self.is_scarce = False
 
     @property
@@ -145,9 +139,9 @@ class _Line:
 
     @property
     def saves(self) -> int:
-        return sum(count for (_, use), count in self.held.items() if use is Use.SAVE)
+        return sum(count for (_, use), count in self.held.items() if use is Kind.SAVE)
 
-    def give_back(self, holder: Holder, use: Use) -> None:
+    def give_back(self, holder: Holder, use: Kind) -> None:
         """Raises LeaseError."""
         if self.held[holder, use] == _NO_LEASES:
             raise LeaseError(f"gave back a connection to {self.upstream} that it did not have")
@@ -162,7 +156,7 @@ class _Line:
         for holder, use in tuple(self.waiting):
             if free <= 0:
                 break
-            if use is Use.SAVE:
+            if use is Kind.SAVE:
                 if free_for_saves <= 0:
                     continue
                 free_for_saves -= 1
@@ -170,7 +164,7 @@ class _Line:
             del self.waiting[holder, use]
             self.held[holder, use] += 1
             notices.append(Granted(holder, self.upstream, use))
-        is_scarce = any(use is Use.SAVE for _, use in self.waiting)
+        is_scarce = any(use is Kind.SAVE for _, use in self.waiting)
         if is_scarce is not self.is_scarce:
             self.is_scarce = is_scarce
             notices.append(Scarcity(self.upstream, is_scarce))
