@@ -19,11 +19,14 @@ from tests.phpfpm import children_of, open_folder
 from tests.support import Dialogue, Journal, settings
 from trio_fcgimail.config import ConfigError, ConfigErrors, Settings, TcpAddress
 from trio_fcgimail.server import Ending, ListenError, Notifier, Supervisor
+from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.systemd import take_sockets
 from trio_fcgimail.server.workers import generation, parent
 from trio_fcgimail.server.workers.certificates import Watch
-from trio_fcgimail.server.workers.channel import Begin, Channel, Ping, Pong, Ready, ToChild
-from trio_fcgimail.server.workers.generation import Pauses
+from trio_fcgimail.server.workers.channel import AskLease, Begin, Channel, Ping, Pong, Ready, Stop, ToChild
+from trio_fcgimail.server.workers.desk import Desk
+from trio_fcgimail.server.workers.generation import Generation, Pauses, Plan
+from trio_fcgimail.server.workers.sockets import Sockets
 
 pytestmark = pytest.mark.trio
 
@@ -139,6 +142,22 @@ async def test_counts(journal: Journal) -> None:
             server.stop()
     assert entry["problem"] == "f: workers: found 0, expected more"
     assert (server.lost, server.reloads, server.failed_reloads) == (0, 1, 1)
+
+
+async def test_children_start_while_saves_wait_elsewhere(journal: Journal) -> None:
+    config = settings(f"{LISTENER}[fastcgi]\nmax_connections = 1\nreserve_for_validate = 0")
+    desk = Desk(config)
+    for _ in range(2):
+        desk.hear(desk.join(lambda _: None), AskLease(str(config.fastcgi.upstreams[0]), Kind.SAVE))
+    sockets = Sockets({})
+    await sockets.open(config)
+    child = Generation(Plan(config, {}, None), sockets, desk, log=journal.log, died=lambda: None)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(child.run)  # what it is told of them does not come before what it is to serve
+            child.end(Stop())
+    sockets.close_all()
+    assert child.ending is Ending.DRAINED
 
 
 async def test_pauses_grow_with_each_death_and_shrink_after_a_steady_life() -> None:

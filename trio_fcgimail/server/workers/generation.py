@@ -244,11 +244,11 @@ class Generation:
                 process, channel = await _spawn([descriptor for several in sockets for descriptor in several])
         except OSError as exc:
             raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
+        channel.post(_start_message(number, self.plan, sockets))  # before the desk posts anything
         child = _Child(number, process, channel, self._desk)
         self._children.add(child)
         try:
             async with trio.open_nursery() as nursery:
-                child.channel.post(_start_message(number, self.plan, sockets))
                 nursery.start_soon(channel.write_out)
                 nursery.start_soon(self._listen, child)
                 with trio.move_on_after(START_SECONDS):
