@@ -8,6 +8,7 @@ Use a server as a context manager; leaving it without :meth:`ServerProcess.stop`
         assert server.stop() == 0
 """
 
+import itertools
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -25,6 +26,18 @@ from typing import IO, Final, Self
 SECONDS: Final = 30.0
 #: Sockets and files that were not closed are told on standard error, where :meth:`ServerProcess.stop` sees them.
 PROGRAM: Final = (sys.executable, "-W", "default::ResourceWarning", "-m", "trio_fcgimail")
+#: What systemd does between fork and exec: the sockets from 3 on, and who they are for.
+_HAND_OVER: Final = """
+import fcntl, os, sys
+given = list(map(int, sys.argv[2].split(",")))
+copies = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 100) for one in given]
+for one in given:
+    os.close(one)
+for number, one in enumerate(copies, 3):
+    os.dup2(one, number)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(given)), "LISTEN_FDNAMES": sys.argv[1]}
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 _PORT: Final = re.compile(r"^(?=.*\blistening\b).*127\.0\.0\.1:(\d+)", re.MULTILINE)
 _FAULT: Final = re.compile(r"Traceback|ResourceWarning|Exception ignored")
 
@@ -87,11 +100,11 @@ class _Output:
         with self._changed:
             return "".join(self._lines)
 
-    def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        """The first match, as soon as it is there."""
+    def wait_for(self, pattern: re.Pattern[str], times: int = 1) -> re.Match[str]:
+        """The first match, or a later one, as soon as it is there."""
 
         def found() -> re.Match[str] | None:
-            return pattern.search("".join(self._lines))
+            return next(itertools.islice(pattern.finditer("".join(self._lines)), times - 1, None), None)
 
         with self._changed:
             self._changed.wait_for(lambda: self._ended or found() is not None, SECONDS)
@@ -109,6 +122,7 @@ class ServerProcess:
         folder: Path,
         env: Mapping[str, str] | None = None,
         ready: Callable[["ServerProcess"], object] | None = None,
+        sockets: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:
         """Prepare it.
 
@@ -117,10 +131,15 @@ class ServerProcess:
             folder: where it runs.
             env: further environment.
             ready: waits until it serves; by default for the log line that it listens, which tells the port.
+            sockets: what it gets as from systemd, with their names.
         """
-        self._arguments = arguments
         self._folder = folder
         self._env = environment(env)
+        self._handed = [sock.fileno() for _, sock in sockets]
+        self._command = [*PROGRAM, *arguments]
+        if sockets:
+            names = ":".join(name for name, _ in sockets)
+            self._command[:0] = [sys.executable, "-c", _HAND_OVER, names, ",".join(map(str, self._handed))]
         self._ready = ServerProcess._listening if ready is None else ready
         self._out, self._err = _Output(), _Output()
         self._process: subprocess.Popen[bytes] | None = None
@@ -129,12 +148,13 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         process = self._process = subprocess.Popen(
-            [*PROGRAM, *self._arguments],
+            self._command,
             cwd=self._folder,
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pass_fds=self._handed,
         )
         for stream, output in ((process.stdout, self._out), (process.stderr, self._err)):
             assert stream is not None
@@ -182,9 +202,9 @@ class ServerProcess:
         """Standard output so far."""
         return self._out.text()
 
-    def wait_for_log(self, pattern: str) -> re.Match[str]:
-        """Wait until standard error matches somewhere."""
-        return self._err.wait_for(re.compile(pattern))
+    def wait_for_log(self, pattern: str, times: int = 1) -> re.Match[str]:
+        """Wait until standard error matches somewhere, and so often."""
+        return self._err.wait_for(re.compile(pattern), times)
 
     def wait_for_shown(self, pattern: str) -> re.Match[str]:
         """Wait until standard output matches somewhere."""

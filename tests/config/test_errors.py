@@ -6,13 +6,14 @@ from tests.config.support import error_lines
 from trio_fcgimail.config import ConfigError, ConfigErrors, read_document
 
 _SECONDS = "a number of seconds above 0 and up to 86400"
+_WORKERS = 'a whole number from 1 to 256, or "auto" for one per core'
 _COUNT = "a whole number from 1 to 1000000000, or 0 for none"
 _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
 _HOST = (
     '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
 )
-_LISTEN = '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)'
+_LISTEN = '"127.0.0.1:2525", "[::1]:2525", "*:2525", "unix:/PATH" (at most 107 octets) or "systemd:NAME"'
 _KEYWORDS = (
     '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
     '"DSN", "LIMITS", "STARTTLS", "AUTH", "REQUIRETLS", "XCLIENT"; BINARYMIME only beside CHUNKING'
@@ -213,6 +214,14 @@ REFUSED = [
         'listeners[0].accepts_mail: found "no", expected true or false',
         why="mail-as-text",
     ),
+    *(
+        _case(f"workers = {value}", f"workers: found {value}, expected {_WORKERS}", why=why)
+        for value, why in (("0", "no-workers"), ("257", "many-workers"), ("true", "workers-bool"), ('"2"', "a-word"))
+    ),
+    _case("user = 0", 'user: found 0, expected the name of a user, or "" to stay who we are', why="user-by-number"),
+    _case(
+        "group = 0", 'group: found 0, expected the name of a group, or "" for the user\'s own', why="group-by-number"
+    ),
     _case("[limits]\nrecipients = true", f"limits.recipients: found true, expected {_COUNT}", why="bool-is-no-int"),
     _case("[limits]\nrecipients = false", f"limits.recipients: found false, expected {_COUNT}", why="false-is-no-0"),
     _case("[limits]\nrecipients = 1.0", f"limits.recipients: found 1.0, expected {_COUNT}", why="float-is-no-int"),
@@ -358,17 +367,6 @@ def _later(text: str, key: str, found: str, expected: str) -> object:
 
 
 LATER = [
-    _later("workers = 2", "workers", "2", "1 (several processes"),
-    _later("workers = true", "workers", "true", "1 (several processes"),
-    _later('workers = "auto"', "workers", '"auto"', "1 (several processes"),
-    _later('user = "mail"', "user", '"mail"', '"" (changing the user'),
-    _later('group = "mail"', "group", '"mail"', '"" (changing the group'),
-    _later(
-        '[[listeners]]\naddress = "systemd:smtp"',
-        "listeners[0].address",
-        '"systemd:smtp"',
-        '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
-    ),
     _later('[status]\naddress = "127.0.0.1:1"', "status.address", '"127.0.0.1:1"', '"" (the status page'),
 ]
 

@@ -1,5 +1,6 @@
 """TOML text on the left, the attribute it becomes on the right."""
 
+import os
 from operator import attrgetter
 from pathlib import Path
 
@@ -103,6 +104,10 @@ TAKEN = [
     pytest.param('hostname = "a.example"', "hostname", "a.example", id="hostname"),
     pytest.param("null_mx_hosts = []", "null_mx_hosts", HostList.parse([]), id="no-null-mx"),
     pytest.param('null_mx_hosts = ["*.a.example"]', "null_mx_hosts", HostList.parse(["*.a.example"]), id="null-mx"),
+    pytest.param("workers = 256", "workers", 256, id="workers"),
+    pytest.param('workers = "auto"', "workers", os.cpu_count(), id="a-worker-for-each-core"),
+    pytest.param('user = "mail"', "user", "mail", id="user"),
+    pytest.param('group = "mail"', "group", "mail", id="group"),
     pytest.param("drain_seconds = 0", "drain_seconds", 0.0, id="drain-at-once"),
     pytest.param("drain_seconds = 1.5", "drain_seconds", 1.5, id="float-seconds"),
     pytest.param("[limits]\nidle_seconds = 7", "limits.idle_seconds", 7.0, id="integer-for-seconds"),

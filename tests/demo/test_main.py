@@ -22,7 +22,7 @@ import trio.testing
 from rich.console import Console
 
 from tests.demo.support import SECONDS
-from trio_fcgimail.config import ConfigErrors, ListenAddress, TcpAddress, UnixAddress
+from trio_fcgimail.config import BoundAddress, ConfigErrors, TcpAddress, UnixAddress
 from trio_fcgimail.demo import run_demo
 from trio_fcgimail.demo.welcome import first_mail_commands
 
@@ -70,7 +70,7 @@ async def running(folder: Path) -> AsyncIterator[Running]:
     console = Console(file=output, width=80)
     codes: list[int] = []
 
-    async def run(*, task_status: trio.TaskStatus[tuple[ListenAddress, ...]]) -> None:
+    async def run(*, task_status: trio.TaskStatus[tuple[BoundAddress, ...]]) -> None:
         codes.append(
             await run_demo(
                 listen=ANY_PORT, folder=folder, console=console, hostname="mx.example.com", task_status=task_status
@@ -198,7 +198,7 @@ async def read_until(stream: trio.SocketStream, words: bytes) -> None:
         received += data
 
 
-async def fails(listen: ListenAddress, folder: Path) -> int:
+async def fails(listen: BoundAddress, folder: Path) -> int:
     console = Console(file=io.StringIO(), width=80)
     with trio.fail_after(SECONDS):
         return await run_demo(listen=listen, folder=folder, console=console, hostname="mx.example.com")
@@ -327,7 +327,7 @@ ADDRESSES: Final = [
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_every_printed_command_is_a_shell_command(address: ListenAddress) -> None:
+def test_every_printed_command_is_a_shell_command(address: BoundAddress) -> None:
     for command in first_mail_commands(address):
         subprocess.run(["sh", "-n", "-c", command], check=True)
         assert any(str(address).removeprefix("unix:") in word for word in shlex.split(command)) or "2525" in command

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from tests.support import MAIL, Dialogue, House, Journal, Line, ScriptedResponder, elapsed
 from trio_fcgimail.mail import Peer
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.session import Drain
 from trio_fcgimail.server.visitor import Visitor
 
 pytestmark = pytest.mark.trio
@@ -271,6 +272,6 @@ async def test_a_server_that_ends_does_not_wait_for_the_pause(
     client, session = House(nursery, journal, DELAY).visit()
     seconds = elapsed()
     await trio.sleep(when)
-    session.drain()
+    session.drain(Drain.STOPPING)
     assert await client.rest() == b"421 4.3.2 Shutting down; try again later\r\n"
     assert seconds() < when + 0.1

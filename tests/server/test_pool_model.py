@@ -64,6 +64,9 @@ class CountingBudget:
     def watch(self, told: Callable[[], None]) -> None:
         self._budget.watch(told)
 
+    def settle(self) -> None:
+        self._budget.settle()
+
 
 @dataclass
 class Wire:

@@ -135,3 +135,12 @@ def test_as_many_connections_as_children_are_left_alone() -> None:
     busy.run(2000)
     assert busy.limit == 4
     assert busy.news == []
+
+
+def test_a_connection_that_was_for_another_stage_was_no_save() -> None:
+    budget = LocalBudget(1, 3, 1)
+    assert budget.lease(0, Kind.POLICY)
+    assert budget.change(0, Kind.POLICY, Kind.VALIDATE)
+    assert budget.lease(0, Kind.SAVE)
+    assert budget.lease(0, Kind.SAVE)
+    assert not budget.change(0, Kind.VALIDATE, Kind.SAVE)

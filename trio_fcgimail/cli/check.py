@@ -24,14 +24,15 @@ from trio_fcgimail.cli.phplimits import judge_php
 from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
 from trio_fcgimail.config import (
+    BoundAddress,
     Concern,
     Configuration,
     ConfigWarning,
-    ListenAddress,
     ListenerSettings,
     LogStream,
     ScriptSettings,
     Settings,
+    SystemdAddress,
     TcpAddress,
     TlsMode,
     UnixAddress,
@@ -94,10 +95,12 @@ def _print(findings: list[Finding]) -> None:
 
 
 async def _check_listener(key: str, listener: ListenerSettings, settings: Settings) -> Finding:
+    if isinstance(listener.address, SystemdAddress):
+        return Finding(key, State.UNKNOWN, f"{listener.address}: systemd knows; systemctl list-sockets says so")
     try:
         opened = await open_listeners(listener)
     except ListenError as exc:
-        if await _greets_with(listener, _banner(settings, listener)):
+        if await _greets_with(listener.address, listener.tls, _banner(settings, listener)):
             return Finding(key, State.GOOD, f"{listener.address}: our server is running there")
         return Finding(key, State.BAD, f"{exc}; end the other program or choose another address")
     for one in opened:
@@ -113,12 +116,12 @@ def _banner(settings: Settings, listener: ListenerSettings) -> bytes:
     return conn.accept(event)
 
 
-async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
+async def _greets_with(address: BoundAddress, tls: TlsMode, banner: bytes) -> bool:
     """Whether what holds the address says exactly that; who it is by its certificate is not asked."""
     with trio.move_on_after(_BANNER_SECONDS):
         try:
-            stream: trio.abc.Stream = await connect(_reachable(listener.address), seconds=_BANNER_SECONDS)
-            if listener.tls is TlsMode.IMPLICIT:
+            stream: trio.abc.Stream = await connect(_reachable(address), seconds=_BANNER_SECONDS)
+            if tls is TlsMode.IMPLICIT:
                 stream = trio.SSLStream(stream, _trusting(), https_compatible=True)
             async with stream:
                 return await stream.receive_some(len(banner) + 1) == banner
@@ -127,7 +130,7 @@ async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
     return False
 
 
-def _reachable(address: ListenAddress) -> ListenAddress:
+def _reachable(address: BoundAddress) -> BoundAddress:
     match address:
         case TcpAddress(host="*", port=port):
             return TcpAddress("localhost", port)

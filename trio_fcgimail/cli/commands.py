@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -73,6 +74,23 @@ def read_configuration(path: Path, *, discard: bool = False) -> Configuration:
         raise BadConfiguration(exc) from exc
 
 
+def _reader(
+    path: Path, *, discard: bool = False, pid_file: Path | None = None, level: LogLevel | None = None
+) -> Callable[[], Configuration]:
+    """What reads a file, now and again: at first its faults are for the user, later for the log.
+
+    Raises:
+        BadConfiguration: it has some now.
+    """
+    first = [read_configuration(path, discard=discard)]
+
+    def read() -> Configuration:
+        given = first.pop() if first else load_configuration(path, default_hostname=default_hostname(), discard=discard)
+        return given.with_options(pid_file=pid_file, level=level)
+
+    return read
+
+
 def main() -> None:
     """Run a command and exit with its code."""
     cli(prog_name="trio_fcgimail")
@@ -90,8 +108,7 @@ def cli(ctx: click.Context) -> None:
         return
     path = find_configuration(Path.cwd())
     if path is not None:
-        configuration = read_configuration(path)
-        sys.exit(run_server(configuration.settings, warnings=configuration.warnings))
+        sys.exit(run_server(_reader(path)))
     console = rich.console.Console(highlight=False)
     sys.exit(
         trio.run(
@@ -159,10 +176,13 @@ def serve(
     """
     if save is None:
         _refuse_options_of_save(ctx)
-        configuration = read_configuration(config or _configuration_here(), discard=discard).with_options(
-            pid_file=pid_file, level=LogLevel.DEBUG if verbose else None
+        read = _reader(
+            config or _configuration_here(),
+            discard=discard,
+            pid_file=pid_file,
+            level=LogLevel.DEBUG if verbose else None,
         )
-        sys.exit(run_server(configuration.settings, warnings=configuration.warnings))
+        sys.exit(run_server(read))
     if config is not None:
         raise click.UsageError("--config and --save exclude each other: the file names its own scripts.")
     if discard:
@@ -183,8 +203,8 @@ def serve(
     except ConfigErrors as exc:
         raise BadConfiguration(exc) from exc
     level = LogLevel.DEBUG if verbose else None
-    settings = Configuration(settings).with_options(pid_file=pid_file, level=level).settings
-    sys.exit(_serve_with_own_php(settings, php_user) if fastcgi is None else run_server(settings))
+    given = Configuration(settings).with_options(pid_file=pid_file, level=level)
+    sys.exit(_serve_with_own_php(given.settings, php_user) if fastcgi is None else run_server(lambda: given))
 
 
 def _without_upstream(settings_with: partial[Settings]) -> Settings:
@@ -200,7 +220,7 @@ def _serve_with_own_php(settings: Settings, user: str | None) -> int:
     if program is None:
         raise Failure(PHP_MISSING)
     scripts = [Path(script) for script in (settings.scripts.save, settings.scripts.validate) if script is not None]
-    return run_server(settings, OwnPhp(program, scripts, user))
+    return run_server(lambda: Configuration(settings), OwnPhp(program, scripts, user))
 
 
 def _refuse_options_of_save(ctx: click.Context) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -15,8 +16,19 @@ import trio
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.pidfile import pid_file
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
-from trio_fcgimail.config import ConfigWarning, LogLevel, Settings, UnixAddress
-from trio_fcgimail.server import Ending, ListenError, LogFile, LogObserver, Server, make_log, stop_at_signals
+from trio_fcgimail.config import Configuration, ConfigWarning, LogLevel, Settings, UnixAddress
+from trio_fcgimail.server import (
+    Ending,
+    ListenError,
+    LogFile,
+    Notifier,
+    RightsError,
+    Supervisor,
+    make_log,
+    stop_at_signals,
+    take_sockets,
+)
+from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.php import PhpError, PhpKind, PhpProgram, run_php
 
 
@@ -45,9 +57,9 @@ class _Running:
 
     def __init__(self, start: trio.CancelScope) -> None:
         self._start = start
-        self._server: Server | None = None
+        self._server: Supervisor | None = None
 
-    def begin(self, server: Server) -> None:
+    def begin(self, server: Supervisor) -> None:
         """The start is over."""
         self._server = server
 
@@ -65,33 +77,43 @@ class _Running:
         if self._server is not None:  # a start that is stopped is as good as cut
             self._server.cut()
 
+    def reload(self) -> None:
+        if self._server is not None:  # a start has read the settings just now
+            self._server.reload()
 
-def run_server(settings: Settings, php: OwnPhp | None = None, *, warnings: Sequence[ConfigWarning] = ()) -> int:
+    def reopen_logs(self) -> None:
+        if self._server is not None:
+            self._server.reopen_logs()
+
+
+def run_server(read: Callable[[], Configuration], php: OwnPhp | None = None) -> int:
     """Serve until a signal says stop; returns the exit code.
 
     Args:
-        settings: with a PHP of our own they name no upstream: its socket becomes the one.
+        read: gives the settings, and gives them anew for a reload. Raises ConfigErrors, which come out of the first
+            call. With a PHP of our own they name no upstream: its socket becomes the one.
         php: to be started before.
-        warnings: about the file that the settings come from, for the log.
 
     Raises:
         Failure: it could not be started, or PHP could not, or a signal came before it was.
     """
+    configuration = read()
+    settings = configuration.settings
     try:
         file = LogFile(settings.log.file)
     except OSError as exc:
         raise Failure(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
     with closing(file), nullcontext() if settings.pid_file is None else pid_file(settings.pid_file):
-        return _run(settings, file, php, warnings)
+        return _run(configuration, read, file, php)
 
 
-def _run(settings: Settings, file: LogFile, php: OwnPhp | None, warnings: Sequence[ConfigWarning]) -> int:
+def _run(configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None) -> int:
     problems: list[str] = []
     ending: Ending | None = None
     try:
-        ending = trio.run(_serve, settings, file, php, warnings)
-    except* (ListenError, PhpError) as group:
-        problems = [str(exc) for exc in _leaves(group)]
+        ending = trio.run(_serve, configuration, read, file, php)
+    except* (ListenError, RightsError, PhpError) as group:
+        problems = [str(exc) for exc in leaves(group)]
     if problems:
         raise Failure("; ".join(problems))
     if ending is None:
@@ -100,29 +122,38 @@ def _run(settings: Settings, file: LogFile, php: OwnPhp | None, warnings: Sequen
 
 
 async def _serve(
-    settings: Settings, file: LogFile, php: OwnPhp | None, warnings: Sequence[ConfigWarning]
+    configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None
 ) -> Ending | None:
     """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
 
     Returns:
         None when a signal ended the start.
     """
+    settings = configuration.settings
+    handed = take_sockets(os.environ)  # before anything is started that would inherit them
+    notifier = Notifier.from_environment(os.environ)
     log = make_log(settings.log, file)
-    for warning in warnings:
+    for warning in configuration.warnings:
         _tell(log, warning)
-    if os.geteuid() == 0:
-        log.warning("serving as root; run it as a user of its own")
+    if os.geteuid() == 0 and settings.user is None:
+        log.warning("serving as root; set user, or start it as a user of its own")
     if (shortage := find_shortage(settings, raise_limit())) is not None:
         log.warning("too few file descriptors", problem=shortage)
     ending: Ending | None = None
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
             run = _Running(inner.cancel_scope)
-            await outer.start(stop_at_signals, run, log, file)
-            if php is not None:
-                path = await inner.start(_run_php, php, settings, log)
-                settings = with_own_php(settings, path, php.program.kind)
-            server = Server(settings, log=log, observers=[LogObserver(log)])
+            await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
+            path = None if php is None else await inner.start(_run_php, php, settings, log)
+            complete = partial(_with_own_php, php, path)
+
+            def reread() -> Settings:
+                again = read()
+                for warning in again.warnings:
+                    _tell(log, warning)
+                return complete(again.settings)
+
+            server = Supervisor(complete(settings), log=log, reread=reread, handed=handed, notifier=notifier)
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()
@@ -160,6 +191,10 @@ async def _run_php(
     )
 
 
+def _with_own_php(php: OwnPhp | None, path: Path | None, settings: Settings) -> Settings:
+    return settings if php is None or path is None else with_own_php(settings, path, php.program.kind)
+
+
 def with_own_php(settings: Settings, path: Path, kind: PhpKind) -> Settings:
     """Put in the socket of our own PHP, and what is known of that: php-cgi was not measured."""
     fastcgi = replace(
@@ -168,11 +203,3 @@ def with_own_php(settings: Settings, path: Path, kind: PhpKind) -> Settings:
         clean_eof_means_unexecuted=kind is PhpKind.FPM,
     )
     return replace(settings, fastcgi=fastcgi)
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    for exc in group.exceptions:
-        if isinstance(exc, BaseExceptionGroup):
-            yield from _leaves(exc)
-        else:
-            yield exc

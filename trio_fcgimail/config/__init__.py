@@ -5,7 +5,9 @@ give a `Settings` or raise `ConfigErrors` with every fault at once. Nothing here
 """
 
 from trio_fcgimail.config.addresses import (
+    BoundAddress,
     ListenAddress,
+    SystemdAddress,
     TcpAddress,
     UnixAddress,
     UpstreamAddress,
@@ -60,6 +62,7 @@ __all__ = [
     "BareNewline",
     "BodyKind",
     "BodyLines",
+    "BoundAddress",
     "ChainSettings",
     "ClientCertificates",
     "Concern",
@@ -89,6 +92,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "SystemdAddress",
     "TcpAddress",
     "TlsMode",
     "TlsVersion",

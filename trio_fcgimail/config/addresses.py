@@ -8,7 +8,9 @@ from typing import TypeAlias, final
 from trio_fcgimail.config.errors import shown
 
 __all__ = [
+    "BoundAddress",
     "ListenAddress",
+    "SystemdAddress",
     "TcpAddress",
     "UnixAddress",
     "UpstreamAddress",
@@ -19,11 +21,13 @@ __all__ = [
 _ANY_ADDRESS = "*"
 _UNIX = "unix:"
 _TCP = "tcp:"
+_SYSTEMD = "systemd:"
 _MAX_SOCKET_PATH_OCTETS = 107  # unix(7) of Linux: sun_path has 108, the closing NUL included
 _MAX_NAME_CHARS = 253  # RFC 1035 2.3.4: 255 on the wire
 # A label as resolvers take it: "_" occurs in container names; at most 63 characters (RFC 1035 2.3.4).
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,32}")  # RFC 4007 11.2: the name or number of an interface
+_SOCKET_NAME = re.compile(r"[!-9;-~]{1,255}")  # systemd.socket(5), FileDescriptorName=: printable ASCII, no colon
 _NUMBER = re.compile(r"[0-9]{1,5}")
 
 
@@ -75,18 +79,42 @@ class UnixAddress:
         return f"{_UNIX}{self.path}"
 
 
-ListenAddress: TypeAlias = TcpAddress | UnixAddress
+@final
+@dataclass(frozen=True, slots=True)
+class SystemdAddress:
+    """Sockets that systemd opened and hands over; `str()` is "systemd:NAME".
+
+    Args:
+        name: FileDescriptorName= of the socket unit.
+    """
+
+    name: str
+
+    @property
+    def is_loopback(self) -> bool:
+        """Always false: what they are bound to is not known here."""
+        return False
+
+    def __str__(self) -> str:
+        """Give the text that `parse_listen_address` reads back."""
+        return f"{_SYSTEMD}{self.name}"
+
+
+BoundAddress: TypeAlias = TcpAddress | UnixAddress
+ListenAddress: TypeAlias = BoundAddress | SystemdAddress
 UpstreamAddress: TypeAlias = UnixAddress | TcpAddress
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Read "127.0.0.1:2525", "[::]:25", "*:25", "localhost:2525" or "unix:/run/fcgimail.sock".
+    """Read "127.0.0.1:2525", "[::]:25", "*:25", "localhost:2525", "unix:/run/fcgimail.sock" or "systemd:NAME".
 
     "*" is every address of this machine. "tcp:" may stand before a host, as it does for an upstream.
 
     Raises:
         ValueError: it is none of these; the text says why.
     """
+    if text.startswith(_SYSTEMD):
+        return SystemdAddress(_socket_name(text.removeprefix(_SYSTEMD)))
     host, _, port = text.removeprefix(_TCP).rpartition(":")
     if host == _ANY_ADDRESS:
         return TcpAddress(_ANY_ADDRESS, _port(text, port, lowest=0))
@@ -117,6 +145,12 @@ def _port(text: str, port: str, *, lowest: int) -> int:
     if _NUMBER.fullmatch(port) is None or not lowest <= int(port) <= 65535:
         raise ValueError(f"{shown(text)} needs a port from {lowest} to 65535 behind its last colon")
     return int(port)
+
+
+def _socket_name(name: str) -> str:
+    if _SOCKET_NAME.fullmatch(name) is None:
+        raise ValueError(f"{shown(name)} is not the name of a socket of systemd")
+    return name
 
 
 def _socket_path(path: str) -> str:

@@ -36,17 +36,7 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-def _is_no_systemd_name(value: object) -> bool:
-    return not (isinstance(value, str) and value.startswith("systemd:"))
-
-
-_ROWS: Final = (
-    _off("workers", 1, "1", "several processes"),
-    _off("user", "", '""', "changing the user"),
-    _off("group", "", '""', "changing the group"),
-    NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
-    _off("status.address", "", '""', "the status page"),
-)
+_ROWS: Final = (_off("status.address", "", '""', "the status page"),)
 
 NOT_YET: Final = {row.key: row for row in _ROWS}
 

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar, assert_never, final, get_type_hints
 
-from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
+from trio_fcgimail.config.addresses import SystemdAddress, TcpAddress, UnixAddress
 from trio_fcgimail.config.crosschecks import Checks
 from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
@@ -221,11 +221,11 @@ class _Reader:
     def _check_listeners(self) -> None:
         taken: set[object] = set()
         for key, read in tuple(self._read.items()):
-            if isinstance(read.value, TcpAddress):
+            if isinstance(read.value, TcpAddress | SystemdAddress):
                 self._refuse_unix_only(key.removesuffix("address"))
-                if read.value.port == 0:  # the system finds another port for each
-                    continue
             elif not isinstance(read.value, UnixAddress):
+                continue
+            if isinstance(read.value, TcpAddress) and read.value.port == 0:  # the system finds another port for each
                 continue
             if read.value in taken:
                 self.problems.add(key, shown(read.raw), "an address that no other listener has")

@@ -4,6 +4,7 @@ The fields drive the reader: a field's name is its key, its default is what an a
 the key required, and its annotation says what the key takes.
 """
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -64,6 +65,7 @@ __all__ = [
 DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Commands"
 
 _MAX_LISTENERS = 64  # ours
+_MAX_WORKERS = 256  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
 _MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
 _MAX_SOFTWARE_CHARS = 200  # ours
@@ -132,6 +134,19 @@ def _hosts(expected: str, fewest: int) -> Items:
     return Items(lambda entry: HostList.parse([entry]), HostList.parse, expected, _HOST_ENTRY, fewest)
 
 
+def _workers(value: object) -> int:
+    if value == "auto":
+        return os.cpu_count() or 1
+    count: int = msgspec.convert(value, Annotated[int, msgspec.Meta(ge=1, le=_MAX_WORKERS)])
+    return count
+
+
+def _account(name: str) -> str:
+    if not name or not name.isprintable() or any(char in name for char in " :/"):  # passwd(5), group(5)
+        raise ValueError("not the name of an account")
+    return name
+
+
 def _peers(expected: str) -> Items:
     return Items(lambda entry: PeerList.parse([entry]), PeerList.parse, expected, _PEER_ENTRY, 0)
 
@@ -157,7 +172,10 @@ _EXEMPTED = _peers("a list of the peers that the limits per minute leave alone")
 _NOBODY = PeerList()
 _LOOPBACK = PeerList.parse(("127.0.0.0/8", "::1/128"))
 _NO_HOSTS = HostList.parse(())
-_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)')
+_LISTEN = text(
+    parse_listen_address,
+    '"127.0.0.1:2525", "[::1]:2525", "*:2525", "unix:/PATH" (at most 107 octets) or "systemd:NAME"',
+)
 _UPSTREAMS = "a list of addresses, not empty"
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
@@ -172,6 +190,9 @@ _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail
 _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
+_WORKERS = Rule(_workers, f'a whole number from 1 to {_MAX_WORKERS}, or "auto" for one per core')
+_USER = optional(text(_account, "the name of a user"), "", '"" to stay who we are')
+_OWN_GROUP = optional(text(_account, "the name of a group"), "", '"" for the user\'s own')
 _SOFTWARE = optional(text(_software, f"at most {_MAX_SOFTWARE_CHARS} printable ASCII characters"), "", '"" for ours')
 _PID_FILE = optional(text(file_path, "the path of a file"), "", '"" for none')
 _CHAIN, _HEADER, _DEBUGGER, _MAILDIR = ChainSettings(), HeaderSettings(), DebuggerSettings(), MaildirSettings()
@@ -318,6 +339,9 @@ class Settings:
     hostname: Annotated[str, _DOMAIN]
     allowed_hosts: Annotated[HostList, _hosts("a list of recipient domains, not empty", 1)]
     null_mx_hosts: Annotated[HostList, _hosts("a list of recipient domains", 0)] = _NO_HOSTS
+    workers: Annotated[int, _WORKERS] = 1
+    user: Annotated[str | None, _USER] = None
+    group: Annotated[str | None, _OWN_GROUP] = None
     pid_file: Annotated[Path | None, _PID_FILE] = None
     drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
     listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (

@@ -27,7 +27,7 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from trio_fcgimail.config import ListenAddress, LogLevel, LogSettings, LogStream, Settings, UnixAddress, serve_settings
+from trio_fcgimail.config import BoundAddress, LogLevel, LogSettings, LogStream, Settings, UnixAddress, serve_settings
 from trio_fcgimail.demo.display import LAST_SECONDS, Display
 from trio_fcgimail.demo.maildir import Maildir
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
@@ -42,11 +42,11 @@ _MAX_BASE_OCTETS: Final = 70  # leaves room for our folder and the socket within
 
 async def run_demo(
     *,
-    listen: ListenAddress,
+    listen: BoundAddress,
     folder: Path,
     console: Console,
     hostname: str,
-    task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[tuple[BoundAddress, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP. Runs in the main thread, where signals arrive.
 
@@ -94,13 +94,13 @@ async def run_demo(
 async def _serve(
     server: Server,
     maildir: Maildir,
-    greet: Callable[[Sequence[ListenAddress]], None],
-    task_status: trio.TaskStatus[tuple[ListenAddress, ...]],
+    greet: Callable[[Sequence[BoundAddress]], None],
+    task_status: trio.TaskStatus[tuple[BoundAddress, ...]],
 ) -> str | None:
     """Serve to the end. Returns why that cannot be done, if it cannot, as one line."""
     async with trio.open_nursery() as nursery:
         try:
-            addresses: tuple[ListenAddress, ...] = await nursery.start(server.run)
+            addresses: tuple[BoundAddress, ...] = await nursery.start(server.run)
         except ListenError as exc:
             return str(exc)
         try:
@@ -113,7 +113,7 @@ async def _serve(
     return None
 
 
-def _settings(listen: ListenAddress, hostname: str, path: Path) -> Settings:
+def _settings(listen: BoundAddress, hostname: str, path: Path) -> Settings:
     settings = serve_settings(
         save=SAVE_SCRIPT,
         validate=VALIDATE_SCRIPT,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trio_fcgimail import __version__
-from trio_fcgimail.config import ListenAddress, TcpAddress, UnixAddress
+from trio_fcgimail.config import BoundAddress, TcpAddress, UnixAddress
 from trio_fcgimail.demo.display import printable, show
 
 _SENDER: Final = "you@example.org"
@@ -19,7 +19,7 @@ _RECIPIENT: Final = "me@example.com"
 _PYTHON_MAIL: Final = r"'Subject: Hello\n\nIt is ' + time.ctime()"
 
 
-def welcome(console: Console, folder: Path, addresses: Sequence[ListenAddress]) -> None:
+def welcome(console: Console, folder: Path, addresses: Sequence[BoundAddress]) -> None:
     """Print it.
 
     Args:
@@ -44,7 +44,7 @@ def goodbye(console: Console) -> None:
     _say(console, "Bye.")
 
 
-def first_mail_commands(address: ListenAddress) -> tuple[str, ...]:
+def first_mail_commands(address: BoundAddress) -> tuple[str, ...]:
     """Commands of a shell that send a mail, for those who have Python, swaks or curl."""
     ends = f"--mail-from {_SENDER} --mail-rcpt {_RECIPIENT}"
     curl = f"(echo 'Subject: Hello'; echo; date) | curl -sS --crlf -T - {ends}"

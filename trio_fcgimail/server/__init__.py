@@ -9,6 +9,8 @@ from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.signals import stop_at_signals
+from trio_fcgimail.server.systemd import Notifier, take_sockets
+from trio_fcgimail.server.workers import RightsError, Supervisor
 
 __all__ = [
     "Ending",
@@ -17,8 +19,12 @@ __all__ = [
     "LogFile",
     "LogObserver",
     "MailReport",
+    "Notifier",
     "Observer",
+    "RightsError",
     "Server",
+    "Supervisor",
     "make_log",
     "stop_at_signals",
+    "take_sockets",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
@@ -27,12 +27,12 @@ from typing import final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, Settings
+from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.gateway import Gateway, Observer
-from trio_fcgimail.server.ledger import LocalLedger, Place
+from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
@@ -41,10 +41,13 @@ from trio_fcgimail.server.listeners import (
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.scripts import Scripts
-from trio_fcgimail.server.session import Session
+from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
+
+Way = tuple[Entrance, Sequence[trio.SocketListener]]
 
 
 class Ending(Enum):
@@ -56,6 +59,11 @@ class Ending(Enum):
 
 def _new_queue_id() -> str:
     return new_queue_id(time.time_ns() // 1000, os.urandom(5))
+
+
+def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
+    for socket in sockets:
+        remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
 
 
 def _now() -> datetime:
@@ -70,6 +78,8 @@ class Server:
         settings: checked.
         log: where lines go.
         observers: told of every mail at its end.
+        ledger: the accounts behind the limits that hold over all connections; None for our own.
+        budget: what FastCGI connections are leased from; likewise.
 
     Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
     """
@@ -80,18 +90,20 @@ class Server:
         *,
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
+        ledger: Ledger | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
         self._gateway = Gateway(
             settings=settings,
-            scripts=Scripts(settings, log),
+            scripts=Scripts(settings, log, budget=budget),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits),
+            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,
@@ -99,6 +111,7 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
+        self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -115,17 +128,26 @@ class Server:
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
+        self._begin_to_end(Drain.STOPPING)
+
+    def retire(self) -> None:
+        """Begin to end, as others serve from now on: like ``stop``, but each client has its first transaction."""
+        self._begin_to_end(Drain.RETIRING)
+
+    def _begin_to_end(self, drain: Drain) -> None:
+        if self._drain is not Drain.STOPPING:  # who stops does not come to retire
+            self._drain = drain
         self._stopping.set()
         self._doorman.stop_waiting()
+        for session in self._sessions:
+            session.drain(self._drain)
 
     def cut(self) -> None:
         """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
         self.stop()
         self._cutting.set()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
-    ) -> Ending:
+    async def run(self, *, task_status: trio.TaskStatus[tuple[BoundAddress, ...]] = trio.TASK_STATUS_IGNORED) -> Ending:
         """Listen and serve until stopped.
 
         Args:
@@ -134,41 +156,50 @@ class Server:
         Raises:
             ListenError: an address cannot be listened on, or a certificate not used; nothing was served.
         """
-        opened: list[tuple[Entrance, trio.SocketListener]] = []
+        opened: list[trio.SocketListener] = []
         try:
-            for listener in self._settings.listeners:
-                entrance = open_entrance(self._settings, listener)
-                opened += [(entrance, socket) for socket in await open_listeners(listener)]
-            addresses = tuple(bound_address(socket) for _, socket in opened)
+            ways: list[Way] = []
+            for entrance in self.open_entrances():
+                sockets = await open_listeners(entrance.settings)
+                opened += sockets
+                ways.append((entrance, sockets))
+            addresses = tuple(map(bound_address, opened))
             self._log.info("listening", addresses=", ".join(map(str, addresses)))
             task_status.started(addresses)
-            with accept_problems_to(self._log):
-                await self._serve(opened)
+            await self.serve(ways, at_stop=lambda: _remove_files(opened))
         finally:
-            for _, socket in opened:
+            for socket in opened:
                 close_listener(socket)
         self._log.info("stopped", ending=self._ending.value)
         return self._ending
 
-    async def _serve(self, opened: Sequence[tuple[Entrance, trio.SocketListener]]) -> None:
-        async with trio.open_nursery() as ending:
-            ending.start_soon(self._gateway.scripts.run)
-            async with trio.open_nursery() as connections:
-                await self._accept(opened, connections)
-                for session in self._sessions:
-                    session.drain()
-                ending.start_soon(self._cut_in_time)
-            ending.cancel_scope.cancel()
+    def open_entrances(self) -> list[Entrance]:
+        """What the listeners need from the disk, in their order. Raises ListenError."""
+        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
 
-    async def _accept(self, opened: Sequence[tuple[Entrance, trio.SocketListener]], connections: trio.Nursery) -> None:
+    async def serve(self, ways: Sequence[Way], at_stop: Callable[[], None] = lambda: None) -> Ending:
+        """Serve on sockets that are listened on already, until stopped; they are closed then.
+
+        Args:
+            at_stop: called when no more is to be accepted, before the sockets are closed.
+        """
+        with accept_problems_to(self._log):
+            async with trio.open_nursery() as ending:
+                ending.start_soon(self._gateway.scripts.run)
+                async with trio.open_nursery() as connections:
+                    await self._accept(ways, connections, at_stop)
+                    ending.start_soon(self._cut_in_time)
+                ending.cancel_scope.cancel()
+        return self._ending
+
+    async def _accept(self, ways: Sequence[Way], connections: trio.Nursery, at_stop: Callable[[], None]) -> None:
         """Accept on all listeners until stopped. Trio outlives a lack of file descriptors."""
         async with trio.open_nursery() as accepting:
-            for entrance, socket in opened:
+            for entrance, sockets in ways:
                 handler = partial(self._serve_connection, entrance)
-                accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
+                accepting.start_soon(partial(trio.serve_listeners, handler, list(sockets), handler_nursery=connections))
             await self._stopping.wait()
-            for _, socket in opened:
-                remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+            at_stop()
             accepting.cancel_scope.cancel()
 
     async def _cut_in_time(self) -> None:
@@ -187,6 +218,7 @@ class Server:
             session = await self._doorman.let_in(stream, entrance, place)
             if session is None:
                 return
+            session.drain(self._drain)
             self._sessions.add(session)
             try:
                 await session.run()
@@ -197,4 +229,4 @@ class Server:
 
     def _why_closed(self) -> Reply | None:
         """Some were accepted before the end began, and are looked at after the others were told."""
-        return catalogue.SHUTTING_DOWN if self.is_stopping else None
+        return catalogue.SHUTTING_DOWN if self._drain is Drain.STOPPING else None

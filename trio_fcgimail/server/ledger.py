@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, Protocol, final
+from typing import Protocol, final
 
 import trio
 
@@ -43,26 +43,36 @@ class Ledger(Protocol):
 
 
 @final
-class LocalLedger:
-    """The accounts of one process.
+class Accounts:
+    """Who takes up how much, of whatever limits.
 
     Args:
         clock: seconds; must not go back.
     """
 
     def __init__(self, limits: LimitSettings, clock: Callable[[], float] = trio.current_time) -> None:
-        self._limits = limits
         self._clock = clock
         self._connections = 0
         self._connections_of: Counter[Network] = Counter()
+        self._meters: dict[Rate, tuple[int, Meter]] = {}  # each with its rate
+        self.change(limits)
+
+    def change(self, limits: LimitSettings) -> None:
+        """Have other limits from here on. What is over them stays; a rate that has not changed forgets nothing."""
+        self._limits = limits
+        before = self._meters
+        self._meters = {}
         per_minute: Mapping[Rate, int | None] = {
             Rate.CONNECTIONS: limits.connections_per_minute_per_ip,
             Rate.MESSAGES: limits.messages_per_minute_per_ip,
             Rate.RECIPIENTS: limits.recipients_per_minute_per_ip,
         }
-        self._meters: Final = {rate: Meter(most) for rate, most in per_minute.items() if most is not None}
+        for rate, most in per_minute.items():
+            if most is not None:
+                known = before.get(rate)
+                self._meters[rate] = known if known is not None and known[0] == most else (most, Meter(most))
 
-    async def enter(self) -> Limit | None:
+    def enter(self) -> Limit | None:
         """As in `Ledger`."""
         if self._limits.connections is not None and self._connections >= self._limits.connections:
             return Limit.CONNECTIONS
@@ -73,7 +83,7 @@ class LocalLedger:
         """As in `Ledger`."""
         self._connections -= 1
 
-    async def admit(self, network: Network) -> Limit | None:
+    def admit(self, network: Network) -> Limit | None:
         """As in `Ledger`."""
         most = self._limits.connections_per_ip
         if most is not None and self._connections_of[network] >= most:
@@ -87,10 +97,42 @@ class LocalLedger:
         if not self._connections_of[network]:
             del self._connections_of[network]
 
+    def count(self, rate: Rate, network: Network) -> Limit | None:
+        """As in `Ledger`."""
+        metered = self._meters.get(rate)
+        return None if metered is None or metered[1].takes(network, self._clock()) else rate.value
+
+
+@final
+class LocalLedger:
+    """The accounts of one process.
+
+    Args:
+        clock: seconds; must not go back.
+    """
+
+    def __init__(self, limits: LimitSettings, clock: Callable[[], float] = trio.current_time) -> None:
+        self._accounts = Accounts(limits, clock)
+
+    async def enter(self) -> Limit | None:
+        """As in `Ledger`."""
+        return self._accounts.enter()
+
+    def leave(self) -> None:
+        """As in `Ledger`."""
+        self._accounts.leave()
+
+    async def admit(self, network: Network) -> Limit | None:
+        """As in `Ledger`."""
+        return self._accounts.admit(network)
+
+    def release(self, network: Network) -> None:
+        """As in `Ledger`."""
+        self._accounts.release(network)
+
     async def count(self, rate: Rate, network: Network) -> Limit | None:
         """As in `Ledger`."""
-        meter = self._meters.get(rate)
-        return None if meter is None or meter.takes(network, self._clock()) else rate.value
+        return self._accounts.count(rate, network)
 
 
 @final

@@ -12,12 +12,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, final
+from typing import Final, assert_never, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, ListenerSettings, TcpAddress, UnixAddress
+from trio_fcgimail.config import BoundAddress, ListenerSettings, SystemdAddress, TcpAddress, UnixAddress
 from trio_fcgimail.mail import Peer
 
 _BACKLOG: Final = 1024  # ours: short bursts wait in the kernel; the kernel's somaxconn cuts it further
@@ -43,6 +43,10 @@ async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener
                 return list(await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG))
             case UnixAddress(path=path):
                 return [_open_unix(Path(path), listener.mode, listener.group)]
+            case SystemdAddress():
+                raise ListenError(f"cannot listen on {listener.address}: no socket of that name was handed over")
+            case _:
+                assert_never(listener.address)
     except (OSError, LookupError, UnicodeError) as exc:
         raise ListenError(f"cannot listen on {listener.address}: {_explain(exc)}") from exc
 
@@ -57,14 +61,36 @@ def _open_unix(path: Path, mode: int | None, group: str | None) -> trio.SocketLi
             sock.bind(str(path))
         finally:
             os.umask(before)
-        if group is not None:
-            shutil.chown(path, group=group)
-        path.chmod(0o666 & ~before if mode is None else mode)
+        _give_rights(path, 0o666 & ~before if mode is None else mode, group)
         sock.listen(_BACKLOG)
         return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     except BaseException:
         sock.close()
         raise
+
+
+def _give_rights(path: Path, mode: int, group: str | None) -> None:
+    if group is not None:
+        shutil.chown(path, group=group)
+    path.chmod(mode)
+
+
+def change_rights(listener: ListenerSettings) -> None:
+    """Give the file of a unix socket that is open already the mode and the group of the settings.
+
+    Raises:
+        ListenError: it cannot be done.
+    """
+    if not isinstance(listener.address, UnixAddress):
+        return
+    umask = os.umask(0o177)
+    os.umask(umask)
+    try:
+        _give_rights(
+            Path(listener.address.path), 0o666 & ~umask if listener.mode is None else listener.mode, listener.group
+        )
+    except (OSError, LookupError) as exc:
+        raise ListenError(f"cannot give {listener.address} its mode and group: {_explain(exc)}") from exc
 
 
 def _remove_stale(path: Path) -> None:
@@ -81,7 +107,7 @@ def _remove_stale(path: Path) -> None:
             return  # alive, busy or not ours: bind() will say what is wrong
 
 
-def bound_address(listener: trio.SocketListener) -> ListenAddress:
+def bound_address(listener: trio.SocketListener) -> BoundAddress:
     """Where a listener really listens: port 0 has become a number."""
     name = listener.socket.getsockname()
     if listener.socket.family == socket.AF_UNIX:

@@ -28,7 +28,11 @@ class Budget(Protocol):
         ...
 
     def watch(self, told: Callable[[], None]) -> None:
-        """Have ``told`` called, from the event loop, whenever somebody else gave back what we were refused."""
+        """Have ``told`` called, from the event loop, whenever there is something that we were refused."""
+        ...
+
+    def settle(self) -> None:
+        """Whoever waits has leased; what was set aside for us and not taken goes to others."""
         ...
 
 
@@ -66,7 +70,7 @@ class LocalBudget:
                 if self._saves[upstream] >= self._max_saves:
                     return False
                 self._saves[upstream] += 1
-            else:
+            elif old is Kind.SAVE:
                 self._saves[upstream] -= 1
         return True
 
@@ -77,3 +81,6 @@ class LocalBudget:
 
     def watch(self, told: Callable[[], None]) -> None:
         """Nobody else leases here, so there is nothing to tell."""
+
+    def settle(self) -> None:
+        """Nothing is ever set aside."""

@@ -115,9 +115,9 @@ class Pool:
         self._clean_end = clean_end
         self._log = log
         self._connect = connect
-        budget = budget or LocalBudget(len(self._addresses), rules.max_connections, rules.reserve)
-        budget.watch(self._be_told_of_room)
-        self._planner = Planner(len(self._addresses), rules, budget)
+        self._budget = budget or LocalBudget(len(self._addresses), rules.max_connections, rules.reserve)
+        self._budget.watch(self._be_told_of_room)
+        self._planner = Planner(len(self._addresses), rules, self._budget)
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
         self._streams: dict[Link, trio.abc.Stream] = {}
@@ -139,12 +139,14 @@ class Pool:
                     for upstream in self._probes:
                         nursery.start_soon(self._probe, upstream)
                     self._probes.clear()
-                    self._awake = trio.Event()
                     self._sleeps_until = self._planner.next_deadline()
                     with trio.move_on_at(self._sleeps_until):
                         await self._awake.wait()
+                    self._awake = trio.Event()  # who sets it from here on is heard in the next round
                     self._sleeps_until = -NEVER
-                    await self._carry_out(self._planner.tick(trio.current_time()))
+                    actions = self._planner.tick(trio.current_time())
+                    self._budget.settle()
+                    await self._carry_out(actions)
         finally:
             with trio.CancelScope(shield=True):
                 await self._carry_out(self._planner.close_idle())

@@ -1,0 +1,134 @@
+"""The pools of several children that lease from one desk: none is overdrawn, none waits for ever. Time is faked."""
+
+import random
+from collections import deque
+from typing import final
+
+import pytest
+import trio
+from trio.testing import MockClock, lockstep_stream_pair
+
+from tests.support import Line, settings
+from trio_fcgimail.config import UnixAddress, UpstreamAddress
+from trio_fcgimail.server.pool import Kind, Pool, PoolRules
+from trio_fcgimail.server.workers.budget import SharedBudget
+from trio_fcgimail.server.workers.channel import AskLease, FromDesk, LeaseGranted, LowerLease, ReleaseLease, SavesScarce
+from trio_fcgimail.server.workers.desk import Desk
+
+pytestmark = pytest.mark.trio
+
+PHP = UnixAddress("/run/php/php-fpm.sock")
+
+
+@final
+class Child:
+    """A pool, its budget, and the way to the desk, which takes its time."""
+
+    def __init__(self, town: "Town", rules: PoolRules) -> None:
+        self._town = town
+        self._holder = town.desk.join(self._hear)
+        self._said: deque[AskLease | LowerLease | ReleaseLease] = deque()
+        self._heard: deque[FromDesk] = deque()
+        self.budget = SharedBudget([str(PHP)], self)
+        self.pool = Pool([PHP], rules, connect=town.connect, budget=self.budget)
+
+    def ask(self, upstream: str, use: Kind) -> None:
+        self._say(AskLease(upstream, use))
+
+    def lower(self, upstream: str) -> None:
+        self._say(LowerLease(upstream))
+
+    def release(self, upstream: str, use: Kind) -> None:
+        self._say(ReleaseLease(upstream, use))
+
+    def _say(self, message: AskLease | LowerLease | ReleaseLease) -> None:
+        self._said.append(message)
+        self._town.nursery.start_soon(self._arrive_there)
+
+    async def _arrive_there(self) -> None:
+        await self._town.travel()
+        self._town.desk.hear(self._holder, self._said.popleft())
+
+    def _hear(self, message: FromDesk) -> None:
+        self._heard.append(message)
+        self._town.nursery.start_soon(self._arrive_here)
+
+    async def _arrive_here(self) -> None:
+        await self._town.travel()
+        while self._heard:  # what arrives at once is heard at once, before the pool does anything
+            match self._heard.popleft():
+                case LeaseGranted(upstream=upstream, use=use):
+                    self.budget.granted(upstream, use)
+                case SavesScarce(upstream=upstream, is_scarce=is_scarce):
+                    self.budget.scarcity(upstream, is_scarce)
+
+
+@final
+class Town:
+    """The desk, and the FastCGI server."""
+
+    def __init__(self, nursery: trio.Nursery, most: int, reserve: int, chance: random.Random) -> None:
+        fastcgi = f"[fastcgi]\nmax_connections = {most}\nreserve_for_validate = {reserve}"
+        self.desk = Desk(settings(fastcgi))
+        self.nursery = nursery
+        self.open = self.saves = self.most_open = self.most_saves = 0
+        self._chance = chance
+
+    async def travel(self) -> None:
+        await trio.sleep(self._chance.choice((0, 0.0001, 0.001)))
+
+    async def connect(self, address: UpstreamAddress, *, seconds: float) -> trio.abc.Stream:
+        """Stands in for `upstream.connect`."""
+        await trio.sleep(0.0001)
+        ours, theirs = lockstep_stream_pair()
+        self.nursery.start_soon(self._serve, theirs)
+        return ours
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        try:
+            line = Line(stream)
+            while True:
+                request = await line.request()
+                self.open += 1
+                self.saves += request.is_post
+                self.most_open = max(self.most_open, self.open)
+                self.most_saves = max(self.most_saves, self.saves)
+                await trio.sleep(self._chance.choice((0, 0.001, 0.01)))
+                self.open -= 1
+                self.saves -= request.is_post
+                await line.answer(b"SAVED")
+        except (EOFError, trio.BrokenResourceError):
+            await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["kept", "closed"])
+@pytest.mark.parametrize(("most", "reserve"), [(1, 0), (2, 0), (2, 1), (5, 1)])
+@pytest.mark.parametrize("seed", range(3))
+async def test_nobody_waits_for_ever_and_nothing_is_overdrawn(
+    seed: int, most: int, reserve: int, keep_alive: bool, autojump_clock: MockClock
+) -> None:
+    chance = random.Random(seed)
+    rules = PoolRules(max_connections=most, reserve=reserve, keep_alive=keep_alive, wait_seconds=20, connect_seconds=1)
+    async with trio.open_nursery() as nursery:
+        town = Town(nursery, most, reserve, chance)
+        children = [Child(town, rules) for _ in range(3)]
+        for child in children:
+            nursery.start_soon(child.pool.run)
+
+        async def client(child: Child) -> None:
+            for _ in range(15):
+                await trio.sleep(chance.choice((0, 0.001, 0.03)))
+                kind = chance.choice(tuple(Kind))
+                method = b"POST" if kind is Kind.SAVE else b"GET"
+                await child.pool.request(kind, [(b"REQUEST_METHOD", method)], None, seconds=5)
+
+        began = trio.current_time()
+        async with trio.open_nursery() as clients:
+            for number in range(12):
+                clients.start_soon(client, children[number % 3])
+        assert trio.current_time() - began < 10
+        assert town.most_open <= most
+        assert town.most_saves <= max(most - reserve, 1)
+        await trio.sleep(1)
+        assert [child.pool.snapshot().upstreams[0].open for child in children] == [0, 0, 0]
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,363 @@
+"""The children of one set of settings, from their start to their end."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, final
+
+import msgspec
+import structlog.typing
+import trio
+
+from trio_fcgimail.config import Settings
+from trio_fcgimail.server.app import Ending
+from trio_fcgimail.server.groups import leaves
+from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.workers.channel import (
+    Begin,
+    Channel,
+    Cut,
+    Failed,
+    Ping,
+    Pong,
+    Ready,
+    Retire,
+    Start,
+    Stop,
+    ToChild,
+    ToParent,
+)
+from trio_fcgimail.server.workers.child import EXIT_CUT
+from trio_fcgimail.server.workers.desk import Desk, MisuseError
+from trio_fcgimail.server.workers.rights import Identity
+from trio_fcgimail.server.workers.sockets import Sockets
+
+START_SECONDS: Final = 60.0  # ours: a Python that has not come up by then never will
+GRACE_SECONDS: Final = 10.0  # ours: beyond drain_seconds, before a child that does not end is killed
+SILENCE_SECONDS: Final = 60.0  # ours: a child whose loop stood still for so long has missed all its deadlines
+_GOODBYE_SECONDS: Final = 5.0  # for a child whose parent is cancelled
+_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child that died is replaced; doubled each time
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_STEADY_SECONDS: Final = 60.0  # who lived so long did not die of the start
+
+_MAX_WORD_OCTETS: Final = 65_536  # of a message of a child, which is trusted no further than the network that it reads
+_DECODER: Final = msgspec.msgpack.Decoder(ToParent)
+# The child finds modules where we found them, and nowhere else: not in the current folder.
+_CODE: Final = "import sys; sys.path[:] = {path!r}; from trio_fcgimail.server.workers.child import main; main()"
+
+
+@final
+class Pauses:
+    """How long to wait before a child that died is replaced: the longer, the more have died soon one after another."""
+
+    def __init__(self) -> None:
+        self._next = _FIRST_PAUSE_SECONDS
+
+    def after(self, lived: float) -> float:
+        """The pause, in seconds, after one that lived for so many seconds."""
+        if lived >= _STEADY_SECONDS:
+            self._next = _FIRST_PAUSE_SECONDS
+        pause, self._next = self._next, min(2 * self._next, _LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the children of a generation are to serve.
+
+    Args:
+        files: certificates and keys, by their paths.
+        identity: whom they become; None to stay who we are.
+    """
+
+    settings: Settings
+    files: Mapping[str, bytes]
+    identity: Identity | None
+
+
+@final
+class _Child:
+    """One process that was told what to serve."""
+
+    def __init__(self, number: int, process: trio.Process, channel: Channel, desk: Desk) -> None:
+        self.number = number
+        self.holder = desk.join(channel.post)
+        self._desk = desk
+        self.process = process
+        self.channel = channel
+        self.ready = trio.Event()
+        self._silent_since: float | None = None
+
+    @property
+    def has_answered(self) -> bool:
+        return self._silent_since is None
+
+    def ping(self, now: float) -> bool:
+        """Ask it whether it lives. False when it has been silent for too long."""
+        if self._silent_since is None:
+            self._silent_since = now
+            self.channel.post(Ping())
+        return now - self._silent_since <= SILENCE_SECONDS
+
+    async def listen(self) -> None:
+        """Hear what it says, until it is gone.
+
+        Raises:
+            ListenError: it cannot serve, or is gone, before it is ready.
+            MisuseError: it says what it may not.
+        """
+        while True:
+            match await self.channel.receive(_DECODER):
+                case Ready():
+                    self.ready.set()
+                case Failed(problem=problem):
+                    raise ListenError(problem)
+                case Pong():
+                    self._silent_since = None
+                case None:
+                    if not self.ready.is_set():
+                        raise ListenError("a worker ended before it was ready")
+                    return
+                case question:
+                    self._desk.hear(self.holder, question)
+
+
+@final
+class Generation:
+    """The children of one set of settings.
+
+    Args:
+        sockets: what they are to serve on.
+        desk: answers what they ask.
+        died: called when one died before its time.
+
+    Attributes:
+        ending: DRAINED, or CUT when sessions had to be.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sockets: Sockets,
+        desk: Desk,
+        *,
+        log: structlog.typing.FilteringBoundLogger,
+        died: Callable[[], None],
+    ) -> None:
+        self.plan = plan
+        self.ending = Ending.DRAINED
+        self._sockets = sockets
+        self._desk = desk
+        self._log = log
+        self._died = died
+        self._children: set[_Child] = set()
+        self._begun = trio.Event()
+        self._closing = trio.Event()  # no child is to be replaced any more
+        self._cutting = trio.Event()
+        self._farewell: Retire | Stop = Retire()
+
+    # From outside
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether its end has begun."""
+        return self._closing.is_set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there are children, and all of them have answered the last ping."""
+        return bool(self._children) and all(child.has_answered for child in self._children)
+
+    def begin(self) -> None:
+        """Have all children accept; to be called once ``run`` has started."""
+        self._begun.set()
+        self.tell(Begin())
+
+    def tell(self, message: ToChild) -> None:
+        """Tell all children."""
+        for child in self._children:
+            child.channel.post(message)
+
+    def ping(self) -> None:
+        """Ask all children whether they live, and kill those that do not."""
+        now = trio.current_time()
+        for child in self._children:
+            if child.ready.is_set() and not child.ping(now):
+                self._log.error("worker does not answer; killing it", worker=child.number)
+                child.process.kill()
+
+    def end(self, farewell: Retire | Stop) -> None:
+        """Have the children accept no more, and end once their clients are gone."""
+        self._farewell = farewell
+        self._closing.set()
+        self.tell(farewell)
+
+    def cut(self) -> None:
+        """Have the children end now."""
+        self._cutting.set()
+        self.tell(Cut())
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start the children, and replace them until the end.
+
+        Args:
+            task_status: told when all of them are ready; they wait for ``begin``.
+
+        Raises:
+            ListenError: one of them does not come to serve.
+        """
+        async with trio.open_nursery() as children:
+            async with trio.open_nursery() as starting:
+                for number in range(1, self.plan.settings.workers + 1):
+                    starting.start_soon(children.start, self._keep_child, number)
+            task_status.started()
+
+    # Children
+
+    async def _keep_child(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        """Have a child serve, and replace it when it dies. Raises ListenError when the first one does not start."""
+        pauses = Pauses()
+        began = trio.current_time()
+        await self._run_child(number, task_status)
+        while not self.is_closing:
+            with trio.move_on_after(pauses.after(trio.current_time() - began)):
+                await self._closing.wait()
+                return
+            began = trio.current_time()
+            try:
+                await self._run_child(number, trio.TASK_STATUS_IGNORED)
+            except* ListenError as group:
+                self._log.error("worker does not start", worker=number, problem=_told(group))
+
+    async def _run_child(self, number: int, task_status: trio.TaskStatus[None]) -> None:
+        """One child, from its start to its end. Raises ListenError, in a group, when it does not come to serve."""
+        try:
+            with self._handed_down() as sockets:
+                process, channel = await _spawn([descriptor for several in sockets for descriptor in several])
+        except OSError as exc:
+            raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
+        channel.post(_start_message(number, self.plan, sockets))  # before the desk posts anything
+        child = _Child(number, process, channel, self._desk)
+        self._children.add(child)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.write_out)
+                nursery.start_soon(self._listen, child)
+                with trio.move_on_after(START_SECONDS):
+                    await child.ready.wait()
+                if not child.ready.is_set():
+                    raise ListenError(f"a worker was not ready within {START_SECONDS:g} s")
+                self._greet(child)
+                task_status.started()
+                nursery.start_soon(self._kill_in_time, child)
+                code = await process.wait()
+                nursery.cancel_scope.cancel()
+            self._judge(child, code)
+        finally:
+            self._children.discard(child)
+            self._desk.leave(child.holder)
+            await _put_away(process, channel, _GOODBYE_SECONDS if self._begun.is_set() else 0)
+
+    async def _listen(self, child: _Child) -> None:
+        try:
+            await child.listen()
+        except (msgspec.DecodeError, MisuseError) as exc:
+            self._log.error("worker not understood; killing it", worker=child.number, problem=str(exc))
+            child.process.kill()
+
+    def _greet(self, child: _Child) -> None:
+        """What it was not told of, as it had not started."""
+        if self._begun.is_set():
+            child.channel.post(Begin())
+        if self._closing.is_set():
+            child.channel.post(self._farewell)
+        if self._cutting.is_set():
+            child.channel.post(Cut())
+
+    def _judge(self, child: _Child, code: int) -> None:
+        """What the end of a child means."""
+        if not self.is_closing:
+            self._log.error("worker died", worker=child.number, status=code)
+            self._died()
+        elif code == EXIT_CUT:
+            self.ending = Ending.CUT
+        elif code != 0:
+            self._log.error("worker failed at its end", worker=child.number, status=code)
+            self.ending = Ending.CUT
+
+    async def _kill_in_time(self, child: _Child) -> None:
+        """A child ends by itself after ``drain_seconds``; one that does not is past listening."""
+        await self._closing.wait()
+        with trio.move_on_after(self.plan.settings.drain_seconds):
+            await self._cutting.wait()
+        await trio.sleep(GRACE_SECONDS)
+        self._log.error("worker does not end; killing it", worker=child.number)
+        child.process.kill()
+
+    @contextmanager
+    def _handed_down(self) -> Iterator[list[list[int]]]:
+        """Copies of the sockets: those of the parent may be closed while a child starts."""
+        copies = [[os.dup(one) for one in several] for several in self._sockets.descriptors(self.plan.settings)]
+        try:
+            yield copies
+        finally:
+            for several in copies:
+                for one in several:
+                    os.close(one)
+
+
+def _told(group: BaseExceptionGroup[BaseException]) -> str:
+    return "; ".join(str(exc) for exc in leaves(group))
+
+
+async def _put_away(process: trio.Process, channel: Channel, seconds: float) -> None:
+    """Have no process left, even when we were cancelled: one that still lives may say goodbye to its clients."""
+    with trio.CancelScope(shield=True):
+        if process.returncode is None:
+            with trio.move_on_after(seconds):
+                await channel.send(Cut())
+                await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()  # which is at once
+        await channel.aclose()
+
+
+async def _spawn(descriptors: list[int]) -> tuple[trio.Process, Channel]:
+    """Start a child that has these file descriptors, and one end of a channel. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = await trio.lowlevel.open_process(
+                [
+                    sys.executable,
+                    *(f"-W{option}" for option in sys.warnoptions),
+                    "-P",
+                    "-c",
+                    _CODE.format(path=sys.path),
+                    str(theirs.fileno()),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), *descriptors],
+                process_group=0,  # a signal of the terminal is for us, and we tell the children
+            )
+        except BaseException:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    return process, Channel(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), _MAX_WORD_OCTETS)
+
+
+def _start_message(number: int, plan: Plan, sockets: list[list[int]]) -> Start:
+    start = Start(number, pickle.dumps(plan.settings), sockets, dict(plan.files))
+    if (identity := plan.identity) is None:
+        return start
+    return msgspec.structs.replace(start, uid=identity.uid, gid=identity.gid, user=identity.user)
