@@ -111,9 +111,17 @@ REFUSED = [
         '[log]\nlevel = "loud"', 'log.level: found "loud", expected "debug", "info", "warning" or "error"', why="enum"
     ),
     _case('[log]\nfile = ""', 'log.file: found "", expected the path of a file, or "stderr"', why="no-file"),
-    _case('[scripts]\nsave = ""', f'scripts.save: found "", expected {_SCRIPT}', why="save-empty"),
-    _case('[scripts]\nsave = "save.php"', f'scripts.save: found "save.php", expected {_SCRIPT}', why="save-relative"),
-    _case('[scripts]\nsave = "/srv/"', f'scripts.save: found "/srv/", expected {_SCRIPT}', why="save-folder"),
+    _case('[scripts]\nsave = ""', f"scripts.save: found nothing, expected {_SCRIPT}", why="save-empty"),
+    _case(
+        '[scripts]\nsave = "save.php"',
+        f'scripts.save: found "save.php", expected {_SCRIPT}, or "" for none',
+        why="save-relative",
+    ),
+    _case(
+        '[scripts]\nsave = "/srv/"',
+        f'scripts.save: found "/srv/", expected {_SCRIPT}, or "" for none',
+        why="save-folder",
+    ),
     _case(
         '[scripts]\nvalidate = "v.php"',
         f'scripts.validate: found "v.php", expected {_SCRIPT}, or "" for none',
@@ -121,7 +129,7 @@ REFUSED = [
     ),
     _case(
         '[scripts]\nsave = "/a\\u0000\\nb\\u202e"',
-        f'scripts.save: found "/a\\u0000\\u000ab\\u202e", expected {_SCRIPT}',
+        f'scripts.save: found "/a\\u0000\\u000ab\\u202e", expected {_SCRIPT}, or "" for none',
         why="controls-are-escaped",
     ),
     _case(
@@ -202,7 +210,7 @@ REFUSED = [
     _case(
         '[fastcgi]\nreserve_for_validate = 5\nwait_seconds = 0\n[log]\nlevel = 1\n[scripts]\nsave = "x"',
         f"fastcgi.wait_seconds: found 0, expected {_SECONDS}",
-        f'scripts.save: found "x", expected {_SCRIPT}',
+        f'scripts.save: found "x", expected {_SCRIPT}, or "" for none',
         'log.level: found 1, expected "debug", "info", "warning" or "error"',
         "fastcgi.reserve_for_validate: found 5, expected less than max_connections, which is 5",
         why="all-at-once-cross-checks-too",

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from trio_fcgimail.config import UnixAddress
-from trio_fcgimail.demo.maildir import Maildir
+from trio_fcgimail.server.maildir import Maildir
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
 from trio_fcgimail.mail import Answer, Parameter, encode_fields, post_parameters
 from trio_fcgimail.server.upstream import Body, connect, request

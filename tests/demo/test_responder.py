@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.demo.support import DIGEST, SECONDS, encode_body, running, save_parameters
-from trio_fcgimail.demo.maildir import Delivery, Maildir
+from trio_fcgimail.server.maildir import Delivery, Maildir
 from trio_fcgimail.demo.responder import ResponderLimits
 from trio_fcgimail.fastcgi import (
     ClientConnection,

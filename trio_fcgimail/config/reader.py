@@ -8,6 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar, assert_never, final, get_type_hints
 
 from trio_fcgimail.config.addresses import TcpAddress, UnixAddress
+from trio_fcgimail.config.crosschecks import Checks
+from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.notyet import NOT_YET
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
@@ -32,13 +34,6 @@ _T = TypeVar("_T", bound="DataclassInstance")
 class _Key:
     form: Form
     default: object  # MISSING when the key is required
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Read:
-    raw: object  # as in the document, for an error line
-    value: object
 
 
 @final
@@ -136,6 +131,8 @@ class _Reader:
         if isinstance(most.value, int) and isinstance(reserve.value, int) and reserve.value >= most.value:
             expected = f"less than max_connections, which is {most.value}"
             self.problems.add("fastcgi.reserve_for_validate", shown(reserve.raw), expected)
+        checks = Checks(self._read, self.problems.add)
+        checks.chain()
         self._check_listeners()
         for listener in [key.removesuffix("address") for key in self._read if _LISTENER_ADDRESS.fullmatch(key)]:
             self._check_tls(listener)
@@ -262,13 +259,17 @@ class _Reader:
     def _items(self, form: Items, value: object, place: _Place) -> object:
         if not isinstance(value, list) or len(value) < form.fewest:
             return self._refuse(place, value, form.expected)
+        before = self.problems.count
         good: list[str] = []
         for number, item in enumerate(value):
             if isinstance(item, str) and _passes(form, item):
                 good.append(item)
             else:
                 self._refuse(place.item(number), item, form.item_expected)
-        return form.combine(good)
+        combined = form.combine(good)
+        if self.problems.count == before:
+            self._read[place.shown] = _Read(value, combined)
+        return combined
 
     def _tables(self, form: Tables, value: object, place: _Place) -> object:
         if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):

@@ -18,6 +18,7 @@ from trio_fcgimail.config.addresses import (
     parse_listen_address,
     parse_upstream_address,
 )
+from trio_fcgimail.config.chain import ChainSettings, DebuggerSettings, HeaderSettings, MaildirSettings
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.rules import (
     Items,
@@ -50,6 +51,7 @@ __all__ = [
     "LogLevel",
     "LogSettings",
     "Protocol",
+    "RemoteAddr",
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
@@ -62,6 +64,7 @@ DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Com
 _MAX_LISTENERS = 64  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
 _MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
+_MAX_SOFTWARE_CHARS = 200  # ours
 _MAX_CONNECTIONS = 10_000  # ours: more children than any php-fpm has
 
 
@@ -80,6 +83,14 @@ class TlsMode(Enum):
     NONE = "none"
     STARTTLS = "starttls"  # RFC 3207
     IMPLICIT = "implicit"  # from the first octet, RFC 8314 3
+
+
+@final
+class RemoteAddr(Enum):
+    """What scripts get as REMOTE_ADDR."""
+
+    PEER = "peer"
+    LOOPBACK = "127.0.0.1"  # as go-guerrilla always has it
 
 
 @final
@@ -123,6 +134,12 @@ def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
 
+def _software(name: str) -> str:
+    if not (name.isascii() and name.isprintable() and len(name) <= _MAX_SOFTWARE_CHARS):
+        raise ValueError("not a name of software")
+    return name
+
+
 _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
 _HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
 _NO_HOSTS = HostList.parse(())
@@ -141,6 +158,8 @@ _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
 _LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
+_SOFTWARE = optional(text(_software, f"at most {_MAX_SOFTWARE_CHARS} printable ASCII characters"), "", '"" for ours')
+_CHAIN, _HEADER, _DEBUGGER, _MAILDIR = ChainSettings(), HeaderSettings(), DebuggerSettings(), MaildirSettings()
 
 
 @final
@@ -200,12 +219,12 @@ class SpoolSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastcgiSettings:
-    """`[fastcgi]`; `upstreams` has exactly one address in this version."""
+    """`[fastcgi]`; `upstreams` has exactly one address in this version, none without FastCGI in the chains."""
 
     upstreams: Annotated[
         tuple[UpstreamAddress, ...],
         Items(parse_upstream_address, _upstreams, "a list of one address", _UPSTREAM_ENTRY),
-    ]
+    ] = ()
     max_connections: Annotated[int, whole(1, _MAX_CONNECTIONS)] = 5
     reserve_for_validate: Annotated[int, whole(0, _MAX_CONNECTIONS)] = 1
     connect_seconds: Annotated[float, seconds()] = 5.0
@@ -216,6 +235,7 @@ class FastcgiSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptSettings:
     """`[scripts]`; without `validate` every recipient of the allowed hosts is taken, without `auth` nobody logs in.
+    `save` is there whenever FastCGI is in the chain.
 
     `validate_seconds` is the time of a try of every stage but save; `line_ends` is of a form only.
     """
@@ -226,11 +246,13 @@ class ScriptSettings:
     mail: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     validate: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     validate_seconds: Annotated[float, seconds()] = 5.0
-    save: Annotated[str, _SCRIPT]
+    save: Annotated[str | None, _OPTIONAL_SCRIPT] = None
     save_seconds: Annotated[float, seconds()] = 30.0
     body: Annotated[BodyKind, one_of(BodyKind)] = BodyKind.FORM
     line_ends: Annotated[BodyLines, one_of(BodyLines)] = BodyLines.LF
     unexpected_output: Annotated[Unexpected, one_of(Unexpected)] = Unexpected.TEMPFAIL
+    remote_addr: Annotated[RemoteAddr, one_of(RemoteAddr)] = RemoteAddr.PEER
+    server_software: Annotated[str | None, _SOFTWARE] = None
 
 
 @final
@@ -259,4 +281,8 @@ class Settings:
     spool: Annotated[SpoolSettings, Table(SpoolSettings)] = SpoolSettings()
     fastcgi: Annotated[FastcgiSettings, Table(FastcgiSettings)]
     scripts: Annotated[ScriptSettings, Table(ScriptSettings)]
+    chain: Annotated[ChainSettings, Table(ChainSettings)] = _CHAIN
+    header: Annotated[HeaderSettings, Table(HeaderSettings)] = _HEADER
+    debugger: Annotated[DebuggerSettings, Table(DebuggerSettings)] = _DEBUGGER
+    maildir: Annotated[MaildirSettings, Table(MaildirSettings)] = _MAILDIR
     log: Annotated[LogSettings, Table(LogSettings)] = LogSettings()

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from trio_fcgimail.config import ListenAddress, LogLevel, LogSettings, Settings, UnixAddress, serve_settings
 from trio_fcgimail.demo.display import LAST_SECONDS, Display
-from trio_fcgimail.demo.maildir import Maildir
+from trio_fcgimail.server.maildir import Maildir
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
 from trio_fcgimail.demo.script import SAVE_SCRIPT, VALIDATE_SCRIPT
 from trio_fcgimail.demo.welcome import goodbye, welcome

@@ -21,7 +21,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import fastcgi
-from trio_fcgimail.demo.maildir import Maildir
+from trio_fcgimail.server.maildir import Maildir
 from trio_fcgimail.demo.script import Output, ScriptRun
 
 _RECEIVE_OCTETS: Final = 65_536

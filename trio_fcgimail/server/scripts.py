@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final, final
+from typing import Final, assert_never, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import FastcgiSettings, Settings
+from trio_fcgimail.config import FastcgiSettings, RemoteAddr, Settings
 from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
     Answer,
@@ -112,11 +112,27 @@ class Scripts:
         fields = validate_fields(envelope, recipient)
         return await self._ask_to_pass(Stage.VALIDATE, envelope.session, fields, envelope.queue_id)
 
+    def _remote_ip(self, session: Session) -> str:
+        """REMOTE_ADDR."""
+        match self._scripts.remote_addr:
+            case RemoteAddr.PEER:
+                return session.peer.ip
+            case RemoteAddr.LOOPBACK:
+                return RemoteAddr.LOOPBACK.value
+            case _:
+                assert_never(self._scripts.remote_addr)
+
     async def _ask_to_pass(self, stage: Stage, session: Session, fields: list[Field], queue_id: str = "") -> Verdict:
         script = self._paths[stage]
         if script is None:
             return _NO_SCRIPT[stage]
-        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=session.peer.ip)
+        parameters = get_parameters(
+            script,
+            fields,
+            hostname=self._hostname,
+            remote_ip=self._remote_ip(session),
+            software=self._scripts.server_software,
+        )
         answer = await self._ask(stage, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
@@ -128,7 +144,13 @@ class Scripts:
         if script is None:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
-        parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
+        parameters = post_parameters(
+            script,
+            len(form),
+            hostname=self._hostname,
+            remote_ip=self._remote_ip(session),
+            software=self._scripts.server_software,
+        )
         body = Body(len(form), partial(_one_piece, form))
         password = credentials.password
         answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
@@ -144,17 +166,19 @@ class Scripts:
         Returns:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
-        envelope = message.envelope
+        envelope, script = message.envelope, self._scripts.save
+        assert script is not None, "the settings name one where a chain holds FastCGI"
         asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
         body = message.body(asked)
         parameters = post_parameters(
-            self._scripts.save,
+            script,
             body.octets,
             hostname=self._hostname,
-            remote_ip=envelope.session.peer.ip,
+            remote_ip=self._remote_ip(envelope.session),
             fields=asked.query,
             content_type=asked.content_type,
             more=asked.parameters,
+            software=self._scripts.server_software,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)

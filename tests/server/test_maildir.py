@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import trio
 
-from trio_fcgimail.demo.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Stored
+from trio_fcgimail.server.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Stored
 
 DIGEST: Final = "0123456789abcdef" * 4
 OTHER_DIGEST: Final = "fedcba9876543210" * 4
