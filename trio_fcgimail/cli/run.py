@@ -14,7 +14,7 @@ import trio
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import Settings, UnixAddress
-from trio_fcgimail.server import Ending, ListenError, LogFile, LogObserver, Server, make_log, stop_at_signals
+from trio_fcgimail.server import Ending, LogFile, LogObserver, Server, StartError, make_log, stop_at_signals
 from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
 
 
@@ -82,7 +82,7 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
     ending: Ending | None = None
     try:
         ending = trio.run(_serve, settings, file, php)
-    except* (ListenError, PhpError) as group:
+    except* (StartError, PhpError) as group:
         problems = [str(exc) for exc in _leaves(group)]
     finally:
         file.close()

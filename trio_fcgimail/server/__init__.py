@@ -5,7 +5,7 @@ Start at :mod:`trio_fcgimail.server.app`, whose head draws the nursery tree.
 
 from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.gateway import MailReport, Observer
-from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.listeners import ListenError, StartError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.signals import stop_at_signals
 
@@ -17,6 +17,7 @@ __all__ = [
     "MailReport",
     "Observer",
     "Server",
+    "StartError",
     "make_log",
     "stop_at_signals",
 ]

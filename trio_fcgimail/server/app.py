@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
@@ -40,6 +40,7 @@ from trio_fcgimail.server.listeners import (
     peer_of,
     remove_socket_file,
 )
+from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
@@ -71,6 +72,10 @@ class Server:
         settings: checked.
         log: where lines go.
         observers: told of every mail at its end.
+        processors: of the user's own, by the names that the chains have for them.
+
+    Raises:
+        ChainError: a processor is not to be had.
 
     Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
     """
@@ -81,12 +86,15 @@ class Server:
         *,
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
+        processors: Mapping[str, ProcessorSource] | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
+        scripts = Scripts(settings, log)
         self._gateway = Gateway(
             settings=settings,
-            scripts=Scripts(settings, log),
+            scripts=scripts,
+            chain=Chain(settings, scripts, log=log, now=_now, registered=processors),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,
@@ -128,6 +136,7 @@ class Server:
 
         Raises:
             ListenError: an address cannot be listened on, or a certificate not used; nothing was served.
+            ChainError: a processor cannot be set up; likewise.
         """
         opened: list[tuple[Entrance, trio.SocketListener]] = []
         try:
@@ -135,10 +144,11 @@ class Server:
                 entrance = open_entrance(self._settings, listener)
                 opened += [(entrance, socket) for socket in await open_listeners(listener)]
             addresses = tuple(bound_address(socket) for _, socket in opened)
-            self._log.info("listening", addresses=", ".join(map(str, addresses)))
-            task_status.started(addresses)
-            with accept_problems_to(self._log):
-                await self._serve(opened)
+            async with self._gateway.chain.ready():
+                self._log.info("listening", addresses=", ".join(map(str, addresses)))
+                task_status.started(addresses)
+                with accept_problems_to(self._log):
+                    await self._serve(opened)
         finally:
             for _, socket in opened:
                 close_listener(socket)

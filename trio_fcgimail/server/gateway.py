@@ -11,6 +11,7 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.spool import SpoolRoom
 
@@ -52,6 +53,7 @@ class Gateway:
 
     settings: Settings
     scripts: Scripts
+    chain: Chain
     room: SpoolRoom
     log: structlog.typing.FilteringBoundLogger
     now: Callable[[], datetime]

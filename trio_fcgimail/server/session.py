@@ -274,7 +274,8 @@ class Session:
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
-        await self._spool(message.add_trace(trace))
+        if settings.chain.trace_header:
+            await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
     async def _take_chunk(self, data: bytes) -> None:
@@ -313,16 +314,16 @@ class Session:
         return tuple(verdict.reply for verdict in verdicts)
 
     async def _save(self, message: IncomingMessage, owed: int) -> tuple[Verdict, ...]:
-        """Ask the save script, shielded: once sent the request will run, whoever goes away meanwhile.
+        """Ask the chain, shielded: once sent the request will run, whoever goes away meanwhile.
 
         The shield ends with its own deadline, or when the server gives up waiting (``cut``).
         """
-        scripts = self._gateway.scripts
-        deadline = trio.current_time() + scripts.save_deadline_seconds + GOODBYE_SECONDS
+        chain = self._gateway.chain
+        deadline = trio.current_time() + chain.save_deadline_seconds + GOODBYE_SECONDS
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
             self._save_scope = scope
             try:
-                return await scripts.save(message)
+                return await chain.save(message)
             finally:
                 self._save_scope = None
         return (failed("the wait for the verdict was cut"),) * owed
