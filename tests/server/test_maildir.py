@@ -257,6 +257,31 @@ async def test_folder_that_cannot_be_synced_is_no_success_and_the_retry_is_not_d
 
 
 @pytest.mark.trio
+async def test_host_is_escaped_as_the_rules_of_maildir_say(tmp_path: Path) -> None:
+    await store(Maildir(tmp_path / "Maildir", host="a/b:c,d"), b"x")
+    (path,) = (tmp_path / "Maildir" / "new").iterdir()
+    assert path.name.endswith(rf".a\057b\072c_d,D={DIGEST}")
+
+
+@pytest.mark.trio
+async def test_look_behind_so_many_names_ends(
+    maildir: Maildir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of it: a retry may be stored twice, a delivery never takes for ever."""
+    monkeypatch.setattr("trio_fcgimail.server.maildir.MAX_LOOKED_AT", 0)
+    assert (await store(maildir, b"x")).novelty is Novelty.NEW
+    assert (await store(maildir, b"x")).novelty is Novelty.NEW
+
+
+@pytest.mark.trio
+async def test_folder_above_must_be_there(tmp_path: Path) -> None:
+    """A home that is not mounted is no place for mail."""
+    with pytest.raises(FileNotFoundError):
+        await store(Maildir(tmp_path / "home" / "Maildir", host="a"), b"x")
+    assert not await trio.Path(tmp_path / "home").exists()
+
+
+@pytest.mark.trio
 async def test_host_cannot_leave_the_folder(tmp_path: Path) -> None:
     await store(Maildir(tmp_path / "Maildir", host="../../x:2," + "y" * 300), b"x")
     (path,) = (tmp_path / "Maildir" / "new").iterdir()
