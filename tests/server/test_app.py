@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -267,10 +268,10 @@ async def test_stop_ends_idle_sessions_and_lets_a_mail_finish(
         idle, busy = await house.guest(), await house.guest()
         await busy.begin()
         house.server.stop()
-        assert await idle.rest() == SHUTTING_DOWN
+        assert await idle.ask(b"NOOP") == SHUTTING_DOWN
         with pytest.raises(OSError, match="all attempts to connect"):
             await house.dial()
-        await busy.send(MAIL + b".\r\n")
+        await busy.send(MAIL + b".\r\nMAIL FROM:<>\r\n")
         replies = await busy.rest()
         assert replies.startswith(STORED)
         assert replies.endswith(SHUTTING_DOWN)
@@ -339,7 +340,15 @@ async def test_an_idle_server_stops_at_once(journal: Journal, tmp_path: Path) ->
     assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+async def _until_stopping(server: Server) -> None:
+    with trio.fail_after(10):
+        while not server.is_stopping:
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP], ids=lambda number: number.name
+)
 async def test_a_signal_drains(
     number: signal.Signals, responder: ScriptedResponder, journal: Journal, tmp_path: Path
 ) -> None:
@@ -347,9 +356,48 @@ async def test_a_signal_drains(
         await inner.start(stop_at_signals, house.server, journal.log, journal.file)
         client = await house.guest()
         signal.raise_signal(number)
-        assert await client.rest() == SHUTTING_DOWN
+        await _until_stopping(house.server)
+        assert await client.ask(b"NOOP") == SHUTTING_DOWN
         inner.cancel_scope.cancel()
     assert [entry["signal"] for entry in journal.entries("stopping")] == [number.name]
+
+
+async def test_a_hangup_may_mean_something_else(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:
+    async with serving(_settings(tmp_path), journal) as house, trio.open_nursery() as inner:
+        hung_up = trio.Event()
+        await inner.start(partial(stop_at_signals, house.server, journal.log, journal.file, hangup=hung_up.set))
+        signal.raise_signal(signal.SIGHUP)
+        with trio.fail_after(10):
+            await hung_up.wait()
+        assert not house.server.is_stopping
+        inner.cancel_scope.cancel()
+
+
+async def test_a_server_that_retires_lets_a_client_have_its_first_mail(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house:
+        fresh, served = await house.guest(), await house.guest()
+        assert (await served.mail()).startswith(STORED)
+        house.server.retire()
+        assert await served.ask(b"NOOP") == SHUTTING_DOWN
+        assert (await fresh.mail()).startswith(STORED)
+        assert await fresh.ask(b"NOOP") == SHUTTING_DOWN
+        await house.close_clients()
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
+
+
+async def test_a_server_that_retires_can_still_be_stopped(
+    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    async with serving(_settings(tmp_path), journal) as house:
+        client = await house.guest()
+        house.server.retire()
+        assert await client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+        house.server.stop()
+        house.server.retire()  # which is not to undo it
+        assert await client.ask(b"NOOP") == SHUTTING_DOWN
+        await house.close_clients()
 
 
 async def test_a_hangup_that_was_ignored_stays_so(
@@ -379,9 +427,7 @@ async def test_signals(responder: ScriptedResponder, journal: Journal, tmp_path:
         await client.send(MAIL + b".\r\n")
         await hung.asked.wait()
         signal.raise_signal(signal.SIGTERM)
-        with trio.fail_after(10):
-            while not house.server.is_stopping:
-                await trio.lowlevel.checkpoint()
+        await _until_stopping(house.server)
         signal.raise_signal(signal.SIGINT)
         assert await client.rest() == TEMPFAIL + SHUTTING_DOWN
         inner.cancel_scope.cancel()

@@ -18,6 +18,7 @@ from tests.support import (
     ScriptedResponder,
     elapsed,
 )
+from trio_fcgimail.server.session import Drain
 from trio_fcgimail.server.upstream import connect
 
 pytestmark = pytest.mark.trio
@@ -473,28 +474,129 @@ async def test_a_cut_session_does_not_wait_for_a_client_that_does_not_read(
     await theirs.aclose()
 
 
-async def test_a_drained_session_ends_at_once_when_idle(
-    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+@pytest.mark.parametrize("command", [b"NOOP", b"MAIL FROM:<>", b"EHLO again.example", b"VRFY x"])
+async def test_a_session_of_a_stopping_server_ends_at_the_next_command(
+    command: bytes, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
 ) -> None:
     client, session = House(nursery, journal, LIMITS).visit()
     await client.hello()
+    session.drain(Drain.STOPPING)
+    await trio.sleep(4)
     seconds = elapsed()
-    session.drain()
+    await client.send(command + b"\r\n")
     assert await client.rest() == SHUTTING_DOWN
     assert seconds() == pytest.approx(0)
 
 
-async def test_a_drained_session_finishes_its_mail_and_begins_no_other(
+async def test_quit_to_a_stopping_server_is_still_221(
     nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client, session = House(nursery, journal, LIMITS).visit()
+    await client.hello()
+    session.drain(Drain.STOPPING)
+    await client.send(b"QUIT\r\n")
+    assert await client.rest() == b"221 2.0.0 Bye\r\n"
+
+
+async def test_a_session_of_a_stopping_server_ends_after_5_seconds_of_idleness(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client, session = House(nursery, journal, LIMITS).visit()
+    await client.hello()
+    await trio.sleep(1)
+    seconds = elapsed()
+    session.drain(Drain.STOPPING)
+    assert await client.rest() == SHUTTING_DOWN
+    assert seconds() == pytest.approx(5)
+
+
+async def test_a_client_that_was_idle_for_long_has_no_more_time_than_before(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client, session = House(nursery, journal, LIMITS).visit()
+    await client.hello()
+    await trio.sleep(15)
+    seconds = elapsed()
+    session.drain(Drain.STOPPING)
+    assert await client.rest() == SHUTTING_DOWN
+    assert seconds() == pytest.approx(2)
+
+
+async def test_a_session_that_begins_while_the_server_stops_is_not_greeted(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    theirs, ours = memory_stream_pair()
+    session = House(nursery, journal, LIMITS).session(ours)
+    session.drain(Drain.STOPPING)
+    nursery.start_soon(session.run)
+    assert await Dialogue(theirs).rest() == SHUTTING_DOWN
+
+
+@pytest.mark.parametrize("drain", [Drain.STOPPING, Drain.RETIRING])
+async def test_a_drained_session_finishes_its_mail_and_begins_no_other(
+    drain: Drain, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
 ) -> None:
     house = House(nursery, journal, LIMITS, connect=ScriptedResponder(nursery).connect)
     client, session = house.visit()
     await client.hello()
     await client.begin()
-    session.drain()
-    await trio.sleep(5)
+    session.drain(drain)
+    await trio.sleep(6)
     await client.send(MAIL + b".\r\nMAIL FROM:<>\r\nRCPT TO:<b@example.com>\r\n")
     assert await client.rest() == b"250 2.0.0 OK: queued as q1\r\n" + SHUTTING_DOWN
+
+
+async def test_a_session_that_retires_serves_its_first_mail_as_before(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    house = House(nursery, journal, LIMITS, connect=ScriptedResponder(nursery).connect)
+    client, session = house.visit()
+    session.drain(Drain.RETIRING)
+    await client.hello()
+    await trio.sleep(16)
+    assert await client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
+    await trio.sleep(16)
+    assert await client.mail() == b"250 2.0.0 OK: queued as q1\r\n"
+    seconds = elapsed()
+    assert await client.rest() == SHUTTING_DOWN
+    assert seconds() == pytest.approx(5)
+
+
+async def test_a_session_that_retires_before_its_first_mail_has_its_usual_deadline(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client, session = House(nursery, journal, LIMITS).visit()
+    await client.hello()
+    session.drain(Drain.RETIRING)
+    seconds = elapsed()
+    assert await client.rest() == TIMED_OUT
+    assert seconds() == pytest.approx(17)
+
+
+@pytest.mark.parametrize("end", [b"RSET", b"EHLO again.example"])
+async def test_a_transaction_that_was_given_up_is_one_as_well(
+    end: bytes, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    house = House(nursery, journal, LIMITS, connect=ScriptedResponder(nursery).connect)
+    client, session = house.visit()
+    await client.hello()
+    session.drain(Drain.RETIRING)
+    await client.ask(b"MAIL FROM:<>")
+    await client.ask(end)
+    await client.send(b"MAIL FROM:<>\r\n")
+    assert await client.rest() == SHUTTING_DOWN
+
+
+async def test_a_session_that_has_had_its_mail_retires_at_its_next_command(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    house = House(nursery, journal, LIMITS, connect=ScriptedResponder(nursery).connect)
+    client, session = house.visit()
+    await client.hello()
+    assert (await client.mail()).startswith(STORED)
+    session.drain(Drain.RETIRING)
+    await client.send(b"MAIL FROM:<>\r\n")
+    assert await client.rest() == SHUTTING_DOWN
 
 
 async def test_a_cut_session_whose_client_is_gone_ends_in_silence(

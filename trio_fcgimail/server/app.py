@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
@@ -42,11 +42,14 @@ from trio_fcgimail.server.listeners import (
 )
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
-from trio_fcgimail.server.session import Session
+from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
 
 MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
+
+
+Way = tuple[Entrance, Sequence[trio.SocketListener]]
 
 
 class Ending(Enum):
@@ -58,6 +61,11 @@ class Ending(Enum):
 
 def _new_queue_id() -> str:
     return new_queue_id(time.time_ns() // 1000, os.urandom(5))
+
+
+def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
+    for socket in sockets:
+        remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
 
 
 def _now() -> datetime:
@@ -108,6 +116,7 @@ class Server:
         self._sessions: set[Session] = set()
         self._connections_by_ip: Counter[str] = Counter()
         self._polite_refusals = 0
+        self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -119,16 +128,25 @@ class Server:
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
+        self._begin_to_end(Drain.STOPPING)
+
+    def retire(self) -> None:
+        """Begin to end, as others serve from now on: like ``stop``, but each client has its first transaction."""
+        self._begin_to_end(Drain.RETIRING)
+
+    def _begin_to_end(self, drain: Drain) -> None:
+        if self._drain is not Drain.STOPPING:  # who stops does not come to retire
+            self._drain = drain
         self._stopping.set()
+        for session in self._sessions:
+            session.drain(self._drain)
 
     def cut(self) -> None:
         """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
-        self._stopping.set()
+        self.stop()
         self._cutting.set()
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
-    ) -> Ending:
+    async def run(self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED) -> Ending:
         """Listen and serve until stopped.
 
         Args:
@@ -138,41 +156,66 @@ class Server:
             ListenError: an address cannot be listened on, or a certificate not used; nothing was served.
             ChainError: a processor cannot be set up; likewise.
         """
-        opened: list[tuple[Entrance, trio.SocketListener]] = []
+        opened: list[trio.SocketListener] = []
         try:
-            for listener in self._settings.listeners:
-                entrance = open_entrance(self._settings, listener)
-                opened += [(entrance, socket) for socket in await open_listeners(listener)]
-            addresses = tuple(bound_address(socket) for _, socket in opened)
-            async with self._gateway.chain.ready():
+            ways: list[Way] = []
+            for entrance in self.open_entrances():
+                sockets = await open_listeners(entrance.settings)
+                opened += sockets
+                ways.append((entrance, sockets))
+
+            def begin() -> None:
+                addresses = tuple(map(bound_address, opened))
                 self._log.info("listening", addresses=", ".join(map(str, addresses)))
                 task_status.started(addresses)
-                with accept_problems_to(self._log):
-                    await self._serve(opened)
+
+            await self.serve(ways, at_start=begin, at_stop=lambda: _remove_files(opened))
         finally:
-            for _, socket in opened:
+            for socket in opened:
                 close_listener(socket)
         self._log.info("stopped", ending=self._ending.value)
         return self._ending
 
-    async def _serve(self, opened: Sequence[tuple[Entrance, trio.SocketListener]]) -> None:
-        async with trio.open_nursery() as ending:
-            async with trio.open_nursery() as connections:
-                await self._accept(opened, connections)
-                for session in self._sessions:
-                    session.drain()
-                ending.start_soon(self._cut_in_time)
-            ending.cancel_scope.cancel()
+    def open_entrances(self) -> list[Entrance]:
+        """What the listeners need from the disk, in their order. Raises ListenError."""
+        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
 
-    async def _accept(self, opened: Sequence[tuple[Entrance, trio.SocketListener]], connections: trio.Nursery) -> None:
+    async def serve(
+        self,
+        ways: Sequence[Way],
+        at_stop: Callable[[], None] = lambda: None,
+        at_start: Callable[[], None] = lambda: None,
+    ) -> Ending:
+        """Serve on sockets that are listened on already, until stopped; they are closed then.
+
+        Args:
+            at_stop: called when no more is to be accepted, before the sockets are closed.
+            at_start: called when the processors are set up, before the first client is served.
+
+        Raises:
+            ChainError: a processor cannot be set up; nothing was served.
+        """
+        async with self._gateway.chain.ready():
+            at_start()
+            await self._serve(ways, at_stop)
+        return self._ending
+
+    async def _serve(self, ways: Sequence[Way], at_stop: Callable[[], None]) -> None:
+        with accept_problems_to(self._log):
+            async with trio.open_nursery() as ending:
+                async with trio.open_nursery() as connections:
+                    await self._accept(ways, connections, at_stop)
+                    ending.start_soon(self._cut_in_time)
+                ending.cancel_scope.cancel()
+
+    async def _accept(self, ways: Sequence[Way], connections: trio.Nursery, at_stop: Callable[[], None]) -> None:
         """Accept on all listeners until stopped. Trio outlives a lack of file descriptors."""
         async with trio.open_nursery() as accepting:
-            for entrance, socket in opened:
+            for entrance, sockets in ways:
                 handler = partial(self._serve_connection, entrance)
-                accepting.start_soon(partial(trio.serve_listeners, handler, [socket], handler_nursery=connections))
+                accepting.start_soon(partial(trio.serve_listeners, handler, list(sockets), handler_nursery=connections))
             await self._stopping.wait()
-            for _, socket in opened:
-                remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+            at_stop()
             accepting.cancel_scope.cancel()
 
     async def _cut_in_time(self) -> None:
@@ -196,6 +239,7 @@ class Server:
             await self._refuse(stream, peer, entrance, refusal)
             return
         session = Session(stream, peer, entrance, self._gateway)
+        session.drain(self._drain)
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
         try:
@@ -228,7 +272,7 @@ class Server:
         """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
         if not listener.accepts_mail:  # which holds whatever else does
             return catalogue.HOST_TAKES_NO_MAIL
-        if self.is_stopping:  # accepted before, begun after the others were told
+        if self._drain is Drain.STOPPING:  # accepted before, begun after the others were told
             return catalogue.SHUTTING_DOWN
         limits = self._settings.limits
         if limits.connections is not None and len(self._sessions) >= limits.connections:

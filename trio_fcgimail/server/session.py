@@ -38,11 +38,15 @@ from trio_fcgimail.server.tls import HandshakeError, start_tls
 from trio_fcgimail.smtp import Reply, catalogue
 
 _RECEIVE_OCTETS: Final = 65_536
+DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two mails once its session is to end
 
 
-class _Mode(Enum):
-    SERVING = "as usual"
-    DRAINING = "to be ended at the first good moment"
+class Drain(Enum):
+    """Why, and how soon, a session is to end between two mails."""
+
+    NO = "it is not"
+    RETIRING = "others serve from now on: once its first transaction is over"
+    STOPPING = "nobody does: at its next command"
 
 
 @final
@@ -78,7 +82,8 @@ class Session:
         self._draft: EnvelopeDraft | None = None  # of the transaction under way
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
-        self._mode = _Mode.SERVING
+        self._drain = Drain.NO
+        self._transactions = 0  # that came to their end
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._command_due: float | None = None  # while a command is waited for
@@ -91,11 +96,23 @@ class Session:
         """Whether all has been said, and only the client's own close is awaited."""
         return self._conn.state is smtp.State.CLOSED and self._outlet.is_empty
 
-    def drain(self) -> None:
+    def drain(self, drain: Drain) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
-        self._mode = _Mode.DRAINING
-        if self._idle_scope is not None:
-            self._idle_scope.cancel()
+        self._drain = drain
+        if self._idle_scope is not None and self._is_to_end:
+            self._idle_scope.deadline = min(self._idle_scope.deadline, trio.current_time() + DRAIN_IDLE_SECONDS)
+
+    @property
+    def _is_to_end(self) -> bool:
+        match self._drain:
+            case Drain.NO:
+                return False
+            case Drain.RETIRING:
+                return self._transactions > 0 and not self._conn.in_transaction
+            case Drain.STOPPING:
+                return not self._conn.in_transaction
+            case _:
+                assert_never(self._drain)
 
     def cut(self) -> None:
         """End the session now, with 421; a sender who waits for a verdict is told 451 first."""
@@ -153,6 +170,10 @@ class Session:
         match event:
             case smtp.Signal.NEED_DATA:
                 await self._receive()
+            case smtp.Connected() | smtp.Hello() | smtp.StartTls() | smtp.Authenticate() | smtp.MailFrom() if (
+                self._is_to_end
+            ):
+                self._answer(event, catalogue.SHUTTING_DOWN)
             case smtp.Connected():
                 await self._greet(event)
             case smtp.Hello():
@@ -180,6 +201,8 @@ class Session:
             case smtp.TransactionReset(to_send=to_send):
                 self._forget_mail()
                 self._outlet.say(to_send)
+            case smtp.CommandAnswered() if self._is_to_end and self._conn.state is not smtp.State.CLOSED:
+                self._close(catalogue.SHUTTING_DOWN)  # instead of the 250 to NOOP, which was not said yet
             case smtp.CommandAnswered(to_send=to_send):
                 self._outlet.say(to_send)
             case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
@@ -241,9 +264,6 @@ class Session:
         return "" if self._draft is None else self._draft.queue_id
 
     async def _begin(self, event: smtp.MailFrom) -> None:
-        if self._mode is _Mode.DRAINING:
-            self._answer(event, catalogue.SHUTTING_DOWN)
-            return
         envelope = Envelope(
             queue_id=self._gateway.queue_id(),
             session=self._facts,
@@ -354,6 +374,7 @@ class Session:
                 self._log.exception("observer failed", queue_id=self._queue_id)
 
     def _forget_mail(self) -> None:
+        self._transactions += self._draft is not None
         self._draft = None
         self._pace = None
         self._drop_message()
@@ -397,8 +418,7 @@ class Session:
         with trio.move_on_after(seconds) as scope:
             if not self._conn.in_transaction:
                 self._idle_scope = scope
-                if self._mode is _Mode.DRAINING:
-                    scope.cancel()
+                self.drain(self._drain)
             try:
                 data = await self._stream.receive_some(_RECEIVE_OCTETS)
             except trio.BrokenResourceError:
@@ -406,7 +426,7 @@ class Session:
             finally:
                 self._idle_scope = None
         if scope.cancelled_caught:
-            self._close(catalogue.SHUTTING_DOWN if self._mode is _Mode.DRAINING else catalogue.TIMED_OUT)
+            self._close(catalogue.SHUTTING_DOWN if self._is_to_end else catalogue.TIMED_OUT)
         else:
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
