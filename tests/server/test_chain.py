@@ -1,10 +1,12 @@
 """Chains of processors: their order, what their answers come to, and that none can do harm. Time is Trio's clock."""
 
+import sys
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -581,3 +583,45 @@ async def test_processor_that_cannot_be_set_up_ends_the_start(autojump_clock: Mo
         await server.run()
     assert len(journal.entries("processor cannot be set up")) == 1
     assert journal.entries("listening") == []
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that is installed, with processors."""
+    (tmp_path / "their_mail.py").write_text(
+        "from trio_fcgimail import Processor, Stored\n\n\nclass Theirs(Processor):\n"
+        "    async def save(self, mail):\n        return Stored('theirs')\n\n\n"
+        "async def function(mail):\n    return Stored('function')\n"
+    )
+    info = tmp_path / "their_mail-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-mail\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[trio_fcgimail.processors]\nTheirs = their_mail:Theirs\nfunction = their_mail:function\n"
+        "broken = their_mail:nothing\nheader = their_mail:nothing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("their_mail", None)
+
+
+@pytest.mark.parametrize(("name", "identifier"), [("theirs", b"theirs"), ("FUNCTION", b"function")])
+async def test_processor_of_a_package_is_found_by_its_name(
+    name: str, identifier: bytes, package: None, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    async with guest(House(nursery, journal, chain("Header", name))) as client:
+        assert await client.mail() == b"250 2.0.0 OK: queued as " + identifier + b"\r\n"
+
+
+async def test_what_is_registered_comes_before_packages(
+    package: None, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    house = House(nursery, journal, chain("theirs"), processors=sources({"THEIRS": Answering(Stored("ours"))}))
+    async with guest(house) as client:
+        assert await client.mail() == b"250 2.0.0 OK: queued as ours\r\n"
+
+
+async def test_package_that_cannot_be_loaded_is_told_at_the_start(package: None, journal: Journal) -> None:
+    broken = replace(ANY_PORT, chain=ChainSettings(save=(NamedProcessor("broken"),), validate=()))
+    with pytest.raises(ChainError, match="cannot load the processor broken from their_mail:nothing"):
+        Server(broken, log=journal.log)

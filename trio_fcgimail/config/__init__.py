@@ -22,6 +22,7 @@ from trio_fcgimail.config.chain import (
     Processor,
     Step,
 )
+from trio_fcgimail.config.code import make_settings
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.reader import known_keys, read_document
@@ -85,6 +86,7 @@ __all__ = [
     "is_domain",
     "known_keys",
     "load_settings",
+    "make_settings",
     "parse_listen_address",
     "parse_upstream_address",
     "read_document",

@@ -4,20 +4,45 @@ Start at :mod:`trio_fcgimail.server.app`, whose head draws the nursery tree.
 """
 
 from trio_fcgimail.server.app import Ending, Server
+from trio_fcgimail.server.events import (
+    ConnectionClosed,
+    ConnectionOpened,
+    Event,
+    Events,
+    LogsReopened,
+    MailJudged,
+    Reloaded,
+    ReloadFailed,
+    Started,
+    Stopping,
+)
 from trio_fcgimail.server.gateway import MailReport, Observer
 from trio_fcgimail.server.listeners import ListenError, StartError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.service import Service, serve
 from trio_fcgimail.server.signals import stop_at_signals
 
 __all__ = [
+    "ConnectionClosed",
+    "ConnectionOpened",
     "Ending",
+    "Event",
+    "Events",
     "ListenError",
     "LogFile",
     "LogObserver",
+    "LogsReopened",
+    "MailJudged",
     "MailReport",
     "Observer",
+    "ReloadFailed",
+    "Reloaded",
     "Server",
+    "Service",
     "StartError",
+    "Started",
+    "Stopping",
     "make_log",
+    "serve",
     "stop_at_signals",
 ]

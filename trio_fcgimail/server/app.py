@@ -31,6 +31,7 @@ import trio
 from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TlsMode
 from trio_fcgimail.mail import Peer, new_queue_id
 from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
@@ -81,6 +82,7 @@ class Server:
         log: where lines go.
         observers: told of every mail at its end.
         processors: of the user's own, by the names that the chains have for them.
+        events: told of every connection.
 
     Raises:
         ChainError: a processor is not to be had.
@@ -95,8 +97,10 @@ class Server:
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
         processors: Mapping[str, ProcessorSource] | None = None,
+        events: Events | None = None,
     ) -> None:
         self._settings = settings
+        self._events = events or Events()
         self._log = log
         scripts = Scripts(settings, log)
         self._gateway = Gateway(
@@ -146,7 +150,9 @@ class Server:
         self.stop()
         self._cutting.set()
 
-    async def run(self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED) -> Ending:
+    async def run(
+        self, *, task_status: trio.TaskStatus[tuple[ListenAddress, ...]] = trio.TASK_STATUS_IGNORED
+    ) -> Ending:
         """Listen and serve until stopped.
 
         Args:
@@ -242,9 +248,11 @@ class Server:
         session.drain(self._drain)
         self._sessions.add(session)
         self._connections_by_ip[peer.ip] += 1
+        self._events.publish(ConnectionOpened(peer, entrance.settings.address))
         try:
             await session.run()
         finally:
+            self._events.publish(ConnectionClosed(peer, entrance.settings.address))
             self._sessions.discard(session)
             self._connections_by_ip[peer.ip] -= 1
             if not self._connections_by_ip[peer.ip]:
