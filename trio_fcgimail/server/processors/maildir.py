@@ -65,7 +65,7 @@ class MailDir(Processor):
         if strangers:
             context.log.warning("mails stay ours, as we may not give them away", users=", ".join(strangers))
         if "postmaster" not in self._users:
-            context.log.warning("postmaster has no maildir, so that mail for <postmaster> is refused (RFC 5321 4.5.1)")
+            context.log.warning("postmaster has no maildir, so mail for <postmaster> is refused")
 
     async def validate(self, envelope: Envelope, recipient: Mailbox) -> RecipientAnswer:  # noqa: ARG002
         """Say whether there is such a user."""
