@@ -16,7 +16,7 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 
 # The dictionary of a target; SMTP and FastCGI have several targets for one wire format.
-_DICTIONARIES: Final = {"smtp_server": "smtp.dict"}
+_DICTIONARIES: Final = {"smtp_server": "smtp.dict", "proxy_header": "proxy.dict"}
 _DEFAULT_DICTIONARY: Final = "fastcgi.dict"
 
 

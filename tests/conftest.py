@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.support import Journal
 
 
@@ -14,3 +15,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(tmp_path / "log")
     yield journal
     journal.file.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One for all tests."""
+    return Authority(tmp_path_factory.mktemp("certificates"))

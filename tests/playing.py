@@ -1,22 +1,17 @@
-"""Transcripts played over a `Wire`: the core alone is one, a socket of a running server is another.
+"""Transcripts played over a `Wire`: the core alone is one (`tests.playing_core`), a socket of a server is another.
 
 Both have scripts that answer by the settings of the transcript.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from enum import Enum
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol, assert_never, final
 
 import trio
 
 from tests.support import Request
-from tests.transcripts import ClientCloses, Expect, Mail, Send, ServerCloses, Transcript
-from trio_fcgimail import mail, smtp
-from trio_fcgimail.mail import Answer, Envelope, Peer, Stage, Unexpected, Verdict
-from trio_fcgimail.server.entrance import server_options
-from trio_fcgimail.server.policy import recipient_refusal, sender_refusal
+from tests.transcripts import ClientCloses, Expect, Mail, Send, ServerCloses, StartTls, Transcript
+from trio_fcgimail.mail import Stage
 
 READ_SECONDS: Final = 10.0  # until a server that says nothing has failed
 
@@ -26,7 +21,7 @@ _ANY_LINES: Final = " ..."
 
 @final
 class Scripts:
-    """The two scripts as a transcript wants them.
+    """The scripts as a transcript wants them.
 
     Attributes:
         mails: What the save script got.
@@ -34,12 +29,12 @@ class Scripts:
 
     def __init__(self, transcript: Transcript) -> None:
         self.mails: list[Mail] = []
-        self._validate = transcript.validate
+        self._answers = transcript.answers
         self._save = transcript.save
 
-    def validate(self, recipient: str) -> bytes:
-        """Answer the question for a recipient."""
-        return self._validate.get(recipient, b"PASSED")
+    def ask(self, stage: Stage, about: str = "") -> bytes:
+        """Answer a question before save; nobody is let in whom the transcript does not name."""
+        return self._answers.get((stage, about), b"who is that?" if stage is Stage.AUTH else b"PASSED")
 
     def save(self, got: Mail) -> bytes:
         """Take a mail."""
@@ -48,16 +43,34 @@ class Scripts:
 
     def answer(self, request: Request) -> bytes:
         """Answer a request of a server."""
-        if not request.is_post:
-            return self.validate(request.fields["rcpt_to"])
-        values = {name: value.encode("latin-1").decode() for name, value in request.fields.items() if name != "body"}
-        body = request.fields["body"].encode("latin-1")
+        fields = request.fields
+        body = fields.pop("body", "").encode("latin-1")
+        if request.is_post:
+            fields = {name: value.encode("latin-1").decode() for name, value in fields.items()}
+        match Stage(fields["stage"]):
+            case Stage.CONNECT as stage:
+                return self.ask(stage)
+            case Stage.HELO as stage:
+                return self.ask(stage, fields["helo"])
+            case Stage.AUTH as stage:
+                return self.ask(stage, f"{fields['username']}:{fields['password']}")
+            case Stage.MAIL as stage:
+                return self.ask(stage, fields["mail_from"] or "<>")
+            case Stage.VALIDATE as stage:
+                return self.ask(stage, fields["rcpt_to"])
+            case Stage.SAVE:
+                return self._take(body, fields)
+            case stage:
+                assert_never(stage)
+
+    def _take(self, body: bytes, fields: Mapping[str, str]) -> bytes:
         trace = _TRACE.match(body)
         assert trace is not None, "no trace header"
-        return self.save(Mail(_envelope(values), body[trace.end() :], values))
+        return self.save(Mail(envelope_line(fields), body[trace.end() :], fields))
 
 
-def _envelope(values: Mapping[str, str]) -> str:
+def envelope_line(values: Mapping[str, str]) -> str:
+    """What a `D:` line says of the fields of a mail."""
     recipients = [values[name] for name in sorted(values, key=lambda name: (len(name), name)) if _is_recipient(name)]
     return " ".join([f"<{values['mail_from']}> ->", *(f"<{recipient}>" for recipient in recipients)])
 
@@ -71,6 +84,9 @@ class Wire(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Write."""
+
+    async def start_tls(self) -> None:
+        """Do the client's part of a handshake."""
 
     async def send_eof(self) -> None:
         """Close the client's half."""
@@ -90,6 +106,9 @@ async def play(transcript: Transcript, wire: Wire) -> None:
                     await wire.send(octets)
                 case Expect(text=text):
                     await heard.expect(text)
+                case StartTls():
+                    assert not heard.unread, f"before the handshake, the server said more: {heard.unread!r}"
+                    await wire.start_tls()
                 case ClientCloses():
                     await wire.send_eof()
                     await heard.expect_end()
@@ -144,156 +163,48 @@ class _Heard:
 
 @final
 class SocketWire:
-    """A connection to a running server."""
+    """A connection to a running server.
 
-    def __init__(self, stream: trio.SocketStream, seconds: float = READ_SECONDS) -> None:
-        self._stream = stream
+    Args:
+        encrypt: Gives the client's end of TLS over a stream.
+        heard: What the server has said already.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        encrypt: Callable[[trio.abc.Stream], trio.SSLStream[trio.abc.Stream]],
+        seconds: float = READ_SECONDS,
+        heard: bytes = b"",
+    ) -> None:
+        self._socket = stream
+        self._stream: trio.abc.Stream = stream
+        self._encrypt = encrypt
         self._seconds = seconds
+        self._heard = heard
+
+    async def start_tls(self) -> None:
+        encrypted = self._encrypt(self._socket)
+        with trio.fail_after(self._seconds):
+            await encrypted.do_handshake()
+        self._stream = encrypted
 
     async def send(self, data: bytes) -> None:
         with trio.fail_after(self._seconds):
             await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        if isinstance(self._stream, trio.SSLStream):
+            with trio.fail_after(self._seconds):
+                _, rest = await self._stream.unwrap()
+            assert not rest, "octets behind the end of TLS"
+            self._stream = self._socket
+        await self._socket.send_eof()
 
     async def receive(self) -> bytes:
+        if self._heard:
+            heard, self._heard = self._heard, b""
+            return heard
         with trio.move_on_after(self._seconds):
             return bytes(await self._stream.receive_some(65_536))
         raise AssertionError("the server says nothing")
-
-
-class Cut(Enum):
-    """How the core receives what a client wrote at once."""
-
-    WHOLE = "in one piece"
-    BYTEWISE = "octet by octet"
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        """The pieces."""
-        match self:
-            case Cut.WHOLE:
-                yield data
-            case Cut.BYTEWISE:
-                yield from (data[at : at + 1] for at in range(len(data)))
-            case _:
-                assert_never(self)
-
-
-@final
-class CoreWire:
-    """The core alone, with an embedder that keeps to the settings of the transcript and has its scripts."""
-
-    def __init__(self, transcript: Transcript, scripts: Scripts, cut: Cut) -> None:
-        self._settings = transcript.configuration("127.0.0.1:2525", "unix:/run/none")
-        self._listener = self._settings.listeners[0]
-        options = server_options(self._settings, self._listener)
-        self._core = smtp.ServerConnection(options)
-        self._scripts = scripts
-        self._cut = cut
-        self._out = b""
-        self._facts = mail.Session(Peer("192.0.2.1", 4242), smtp.GreetingWord.HELO, "none")
-        self._envelope = Envelope(queue_id="ID", session=self._facts, mail_from=None)
-        self._content: list[bytes] = []
-        self._run()
-
-    async def send(self, data: bytes) -> None:
-        for piece in self._cut.pieces(data):
-            if self._core.state is smtp.State.CLOSED:
-                return
-            self._core.receive_data(piece)
-            self._run()
-
-    async def send_eof(self) -> None:
-        assert self._core.state is not smtp.State.CLOSED, "the server has closed already"
-        self._core.receive_data(b"")
-        self._run()
-
-    async def receive(self) -> bytes:
-        said, self._out = self._out, b""
-        assert said or self._core.state is smtp.State.CLOSED, "the server says nothing"
-        return said
-
-    def _run(self) -> None:
-        while True:
-            try:
-                event = self._core.next_event()
-            except smtp.RemoteProtocolError as exc:
-                self._out += exc.to_send
-                return
-            match event:
-                case smtp.Signal.NEED_DATA | smtp.ConnectionClosed():
-                    return
-                case smtp.Signal.PAUSED:
-                    raise AssertionError("everything was answered")
-                case _:
-                    self._out += self._handle(event)
-
-    def _handle(self, event: smtp.Event) -> bytes:
-        core = self._core
-        match event:
-            case smtp.Connected() if not self._listener.accepts_mail:
-                return core.reject(event, smtp.catalogue.HOST_TAKES_NO_MAIL)
-            case smtp.Connected() | smtp.DataBegun():
-                return core.accept(event)
-            case smtp.Hello(word=word, domain=domain):
-                self._facts = replace(self._facts, greeting=word, helo=domain)
-                return core.accept(event)
-            case smtp.MailFrom(path=path) if (refusal := sender_refusal(path)) is not None:
-                return core.reject(event, refusal)
-            case smtp.MailFrom():
-                self._envelope = Envelope(
-                    queue_id="ID",
-                    session=self._facts,
-                    mail_from=event.path,
-                    body_type=event.body,
-                    smtputf8=event.smtputf8,
-                    dsn_return=event.dsn_return,
-                    envelope_id=event.envelope_id,
-                )
-                self._content.clear()
-                return core.accept(event)
-            case smtp.RcptTo():
-                return self._recipient(event)
-            case smtp.MessageChunk(data=data):
-                self._content.append(data)
-                return b""
-            case smtp.MessageEnd():
-                return self._end(event)
-            case smtp.ConnectionClosed():
-                return b""
-            case _:
-                return event.to_send
-
-    def _recipient(self, event: smtp.RcptTo) -> bytes:
-        domain = event.path.domain
-        path = event.path if domain is not None else smtp.Mailbox(event.path.local_part, self._settings.hostname)
-        refusal = recipient_refusal(event.path, self._settings)
-        reply = smtp.catalogue.RECIPIENT_OK if refusal is None else refusal
-        if domain is not None and refusal is None:
-            reply = self._judge(Stage.VALIDATE, self._scripts.validate(str(path))).reply
-        if reply.outcome is not smtp.Outcome.OK:
-            return self._core.reject(event, reply)
-        envelope = self._envelope
-        self._envelope = replace(
-            envelope,
-            recipients=(*envelope.recipients, path),
-            dsn_wishes=(*envelope.dsn_wishes, mail.DsnWish(event.notify, event.original)),
-        )
-        return self._core.accept(event, reply)
-
-    def _end(self, event: smtp.MessageEnd) -> bytes:
-        content = b"".join(self._content)
-        values = dict(mail.save_fields(self._envelope, mail.Received(subject="", digest="", size=len(content))))
-        answer = self._scripts.save(Mail(_envelope(values), content, values))
-        lines = answer.split(b"\n")
-        if self._core.options.dialect is smtp.LMTP and len(lines) == len(self._envelope.recipients):
-            return self._core.reply_each(event, [self._judge(Stage.SAVE, line).reply for line in lines])
-        reply = self._judge(Stage.SAVE, answer).reply
-        if reply.outcome is smtp.Outcome.OK:
-            return self._core.accept(event, reply)
-        return self._core.reject(event, reply)
-
-    def _judge(self, stage: Stage, output: bytes) -> Verdict:
-        unexpected = Unexpected(self._settings.scripts.unexpected_output.value)
-        return mail.judge(stage, Answer(200, output, b""), unexpected=unexpected, queue_id="ID")

@@ -32,12 +32,14 @@ from trio_fcgimail.mail import Peer
 from trio_fcgimail.server import LogFile, LogObserver, Observer, Server, make_log
 from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.gateway import Gateway
+from trio_fcgimail.server.ledger import LocalLedger, Place
 from trio_fcgimail.server.listeners import open_listeners
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.server.upstream import Connect, UpstreamUnavailable, connect
+from trio_fcgimail.server.visitor import Visitor
 from trio_fcgimail.smtp import Reply
 
 TEMPFAIL: Final = b"451 4.3.0 Local error; try again later\r\n"
@@ -313,6 +315,7 @@ class House:
             scripts=scripts,
             chain=Chain(self.settings, scripts, log=journal.log, now=now, registered=processors),
             room=self.room,
+            ledger=LocalLedger(self.settings.limits),
             log=journal.log,
             now=now,
             queue_id=_numbered(),
@@ -320,15 +323,25 @@ class House:
         )
         self._nursery = nursery
 
-    def session(self, stream: trio.abc.Stream, peer: Peer = CLIENT, refusal: Reply | None = None) -> Session:
-        """A session that does not run yet."""
+    def session(
+        self,
+        stream: trio.abc.Stream,
+        visitor: Visitor | None = None,
+        refusal: Reply | None = None,
+        place: Place | None = None,
+    ) -> Session:
+        """A session that does not run yet; without a place nobody was asked whether there is room for it."""
         entrance = open_entrance(self.settings, self.settings.listeners[0])
-        return Session(stream, peer, entrance, self.gateway, refusal)
+        return Session(stream, visitor or Visitor(CLIENT), entrance, self.gateway, place or self.place(), refusal)
 
-    def visit(self) -> tuple[Dialogue, Session]:
+    def place(self) -> Place:
+        """For one connection."""
+        return Place(self.gateway.ledger, self.settings.limits)
+
+    def visit(self, visitor: Visitor | None = None, place: Place | None = None) -> tuple[Dialogue, Session]:
         """Start a session; who talks to it, and itself."""
         theirs, ours = memory_stream_pair()
-        session = self.session(ours)
+        session = self.session(ours, visitor, place=place)
         self._nursery.start_soon(session.run)
         return Dialogue(theirs), session
 

@@ -10,10 +10,12 @@ from typing import Final, assert_never
 import pytest
 import trio
 
-from tests.playing import READ_SECONDS, CoreWire, Cut, Scripts, SocketWire, check_mails, play
-from tests.support import Journal, Line, ScriptedResponder, Served, serving
-from tests.transcripts import FOLDER, Transcript, TranscriptError, load, parse, unescape
-from trio_fcgimail.config import ConfigErrors, TcpAddress, UnixAddress
+from tests.certificates import Authority
+from tests.playing import READ_SECONDS, Scripts, SocketWire, check_mails, play
+from tests.playing_core import CoreWire, Cut
+from tests.support import Dialogue, Journal, Line, ScriptedResponder, Served, serving
+from tests.transcripts import FOLDER, Expect, Transcript, TranscriptError, load, parse, unescape
+from trio_fcgimail.config import ConfigErrors, TcpAddress, TlsMode, UnixAddress
 
 TRANSCRIPTS: Final = load()
 SOURCE: Final = re.compile(r"\bRFC [0-9]{3,4}(?: (?:[0-9]+|[A-Z])(?:\.[0-9]+)*)?\b|\bdocs/[a-z-]+\.md\b")
@@ -24,14 +26,43 @@ class Over(Enum):
 
     TCP = "tcp"
     UNIX = "unix"
+    TLS = "tcp, and TLS from the first octet"
+    STARTTLS = "unix, and TLS by a STARTTLS before the transcript begins"
 
     def listen(self, folder: Path) -> str:
         """Where the server is to listen."""
         match self:
-            case Over.TCP:
+            case Over.TCP | Over.TLS:
                 return "127.0.0.1:0"
-            case Over.UNIX:
+            case Over.UNIX | Over.STARTTLS:
                 return f"unix:{folder}/smtp"
+            case _:
+                assert_never(self)
+
+    @property
+    def tls(self) -> TlsMode:
+        """The setting of the listener, where a transcript does not say it."""
+        match self:
+            case Over.TCP | Over.UNIX:
+                return TlsMode.NONE
+            case Over.TLS:
+                return TlsMode.IMPLICIT
+            case Over.STARTTLS:
+                return TlsMode.STARTTLS
+            case _:
+                assert_never(self)
+
+    def suits(self, transcript: Transcript) -> bool:
+        """Whether the transcript can be played so: TLS is its own matter, or ours, or not there at all."""
+        match self:
+            case Over.TCP | Over.UNIX:
+                return True
+            case Over.TLS:
+                return transcript.tls is None
+            case Over.STARTTLS:
+                is_greeted = any(isinstance(step, Expect) and step.text.startswith("220 ") for step in transcript.steps)
+                offers_all = not any(line.startswith("extensions ") for line in transcript.settings)
+                return transcript.tls is None and is_greeted and offers_all
             case _:
                 assert_never(self)
 
@@ -46,6 +77,26 @@ async def _dial(house: Served) -> trio.SocketStream:
             raise AssertionError("no address to dial")
 
 
+async def _wire(
+    transcript: Transcript, over: Over, stream: trio.SocketStream, authority: Authority, seconds: float
+) -> SocketWire:
+    """A wire on which the transcript can begin."""
+    if (transcript.tls or over.tls) is TlsMode.IMPLICIT:
+        wire = SocketWire(stream, authority.client, seconds)
+        await wire.start_tls()
+        return wire
+    if over is not Over.STARTTLS:
+        return SocketWire(stream, authority.client, seconds)
+    client = Dialogue(stream)
+    banner = await client.reply()
+    word = b"LHLO" if banner.endswith(b" LMTP\r\n") else b"EHLO"
+    assert b"STARTTLS\r\n" in await client.ask(word + b" before.example")
+    assert (await client.ask(b"STARTTLS")).startswith(b"220 ")
+    wire = SocketWire(stream, authority.client, seconds, heard=banner)
+    await wire.start_tls()
+    return wire
+
+
 async def _play_on_core(transcript: Transcript, cut: Cut = Cut.WHOLE) -> None:
     scripts = Scripts(transcript)
     await play(transcript, CoreWire(transcript, scripts, cut))
@@ -53,7 +104,12 @@ async def _play_on_core(transcript: Transcript, cut: Cut = Cut.WHOLE) -> None:
 
 
 async def _play_on_server(
-    transcript: Transcript, over: Over, folder: Path, journal: Journal, seconds: float = READ_SECONDS
+    transcript: Transcript,
+    over: Over,
+    folder: Path,
+    journal: Journal,
+    authority: Authority,
+    seconds: float = READ_SECONDS,
 ) -> None:
     scripts = Scripts(transcript)
 
@@ -62,11 +118,15 @@ async def _play_on_server(
 
     async with trio.open_nursery() as nursery:
         await ScriptedResponder(nursery, act).listen(folder / "fcgi")
-        config = transcript.configuration(over.listen(folder), f"unix:{folder}/fcgi")
+        upstream = f"unix:{folder}/fcgi"
+        config = transcript.configuration(over.listen(folder), upstream, over.tls, authority.certificate)
         async with serving(config, journal) as house, await _dial(house) as stream:
-            await play(transcript, SocketWire(stream, seconds))
-        check_mails(transcript, scripts)
+            await play(transcript, await _wire(transcript, over, stream, authority, seconds))
+        check_mails(transcript if over.tls is TlsMode.NONE else transcript.over_tls(), scripts)
         nursery.cancel_scope.cancel()
+
+
+PAIRS: Final = [(transcript, over) for transcript in TRANSCRIPTS for over in Over if over.suits(transcript)]
 
 
 @pytest.mark.trio
@@ -77,10 +137,11 @@ async def test_on_the_core(transcript: Transcript, cut: Cut) -> None:
 
 
 @pytest.mark.trio
-@pytest.mark.parametrize("over", Over, ids=attrgetter("name"))
-@pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=attrgetter("name"))
-async def test_on_a_server(transcript: Transcript, over: Over, tmp_path: Path, journal: Journal) -> None:
-    await _play_on_server(transcript, over, tmp_path, journal)
+@pytest.mark.parametrize(("transcript", "over"), PAIRS, ids=[f"{one.name}-{over.name}" for one, over in PAIRS])
+async def test_on_a_server(
+    transcript: Transcript, over: Over, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
+    await _play_on_server(transcript, over, tmp_path, journal, authority)
 
 
 # The collection
@@ -164,9 +225,9 @@ ALTERATIONS: Final = [
 ]
 
 
-def _altered(old: str, new: str) -> Transcript:
-    assert SAMPLE.count(old) == 1
-    return parse("altered", SAMPLE.replace(old, new))
+def _altered(old: str, new: str, sample: str = SAMPLE) -> Transcript:
+    assert sample.count(old) == 1
+    return parse("altered", sample.replace(old, new))
 
 
 @pytest.mark.trio
@@ -179,9 +240,85 @@ async def test_an_altered_transcript_fails_on_the_core(old: str, new: str, cut: 
 
 @pytest.mark.trio
 @pytest.mark.parametrize(("old", "new"), ALTERATIONS)
-async def test_an_altered_transcript_fails_on_a_server(old: str, new: str, tmp_path: Path, journal: Journal) -> None:
+@pytest.mark.parametrize("over", [Over.TCP, Over.TLS], ids=attrgetter("name"))
+async def test_an_altered_transcript_fails_on_a_server(
+    over: Over, old: str, new: str, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        await _play_on_server(_altered(old, new), Over.TCP, tmp_path, journal, seconds=0.5)
+        await _play_on_server(_altered(old, new), over, tmp_path, journal, authority, seconds=0.5)
+    assert caught.group_contains(AssertionError)
+
+
+TLS_SAMPLE: Final = """# A mail over TLS, RFC 3207 4
+! tls = "starttls"
+! connect = PASSED
+! helo bad.example = no
+! auth joe:secret = PASSED
+! mail eve@example.net = 550 5.7.1 Not you
+S: 220 mx.example.com ESMTP
+C: EHLO client.example
+S: 250 ...
+C: STARTTLS
+S: 220 2.0.0 Ready to start TLS
+C: <starttls>
+C: EHLO bad.example
+S: 550 5.7.1 Not accepted
+C: EHLO client.example
+S: 250 ...
+C: AUTH PLAIN AGpvZQBzZWNyZXQ=
+S: 235 2.7.0 Authentication succeeded
+C: MAIL FROM:<eve@example.net>
+S: 550 5.7.1 Not you
+C: MAIL FROM:<joe@example.net>
+C: RCPT TO:<bob@example.com>
+C: DATA
+S: 250 2.1.0 Sender OK
+S: 250 2.1.5 *
+S: 354 *
+C: Well?
+C: .
+S: 250 2.0.0 OK: queued as *
+C: QUIT
+S: 221 2.0.0 Bye
+S: <close>
+D: <joe@example.net> -> <bob@example.com>
+D+ with = ESMTPSA
+D| Well?
+"""
+
+TLS_ALTERATIONS: Final = [
+    pytest.param("! connect = PASSED", "! connect = no", id="another-connect-script"),
+    pytest.param("! helo bad.example", "! helo worse.example", id="another-helo-script"),
+    pytest.param("! auth joe:secret", "! auth joe:other", id="another-password"),
+    pytest.param("! mail eve@example.net", "! mail eva@example.net", id="another-mail-script"),
+    pytest.param("C: <starttls>\n", "", id="no-handshake"),
+    pytest.param("C: STARTTLS\nS: 220 2.0.0 Ready to start TLS\nC: <starttls>\n", "", id="no-tls"),
+    pytest.param("D+ with = ESMTPSA", "D+ with = ESMTPS", id="another-field"),
+]
+
+
+@pytest.mark.trio
+async def test_the_sample_with_tls_holds(tmp_path: Path, journal: Journal, authority: Authority) -> None:
+    sample = parse("sample", TLS_SAMPLE)
+    await _play_on_core(sample)
+    await _play_on_server(sample, Over.TCP, tmp_path, journal, authority)
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("old", "new"), TLS_ALTERATIONS)
+async def test_an_altered_transcript_with_tls_fails_on_the_core(old: str, new: str) -> None:
+    with pytest.raises(AssertionError):
+        await _play_on_core(_altered(old, new, TLS_SAMPLE))
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("old", "new"), TLS_ALTERATIONS)
+async def test_an_altered_transcript_with_tls_fails_on_a_server(
+    old: str, new: str, tmp_path: Path, journal: Journal, authority: Authority
+) -> None:
+    altered = _altered(old, new, TLS_SAMPLE)
+    with pytest.raises(ExceptionGroup) as caught:
+        await _play_on_server(altered, Over.TCP, tmp_path, journal, authority, seconds=0.5)
     assert caught.group_contains(AssertionError)
 
 
@@ -190,6 +327,8 @@ BROKEN: Final = [
     pytest.param("C: QUIT", "C:QUIT", id="no-blank"),
     pytest.param("C: QUIT", r"C\: QUIT\q", id="no-such-escape"),
     pytest.param("! save = SAVED id=7", "! save SAVED", id="no-value"),
+    pytest.param("! validate bad@example.com", "! validate", id="a-script-asked-about-nothing"),
+    pytest.param("! validate bad@example.com", "! connect bad@example.com", id="a-script-asked-about-something"),
     pytest.param("S: <close>\n", "", id="nobody-closes"),
     pytest.param("D: <alice@example.net> -> <bob@example.com>\n", "", id="content-of-no-mail"),
 ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import AsyncGenerator, Iterator
+from typing import Final, assert_never
 
 import pytest
 
@@ -17,19 +17,24 @@ from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
     Answer,
     BodyLines,
+    Field,
     Meaning,
     Stage,
     Unexpected,
+    auth_fields,
+    encode_fields,
     get_parameters,
     judge,
+    mail_fields,
     post_parameters,
     save_fields,
+    session_fields,
     validate_fields,
 )
 from trio_fcgimail.server import upstream
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.spool import SpoolRoom
-from trio_fcgimail.smtp import BodyType, Mailbox, catalogue
+from trio_fcgimail.smtp import BodyType, Credentials, Mailbox, Mechanism, Secret, catalogue
 
 HOST: Final = "mx.example.com"
 SECONDS: Final = 20
@@ -69,7 +74,10 @@ async def save(php: PhpFpm, script: str, content: bytes, lines: BodyLines, memor
 
 
 async def validate(php: PhpFpm, script: str, recipient: Mailbox) -> Answer:
-    fields = validate_fields(MAIL, recipient)
+    return await get(php, script, validate_fields(MAIL, recipient))
+
+
+async def get(php: PhpFpm, script: str, fields: list[Field]) -> Answer:
     stream = await upstream.connect(UnixAddress(str(php.socket_path)), seconds=SECONDS)
     return await upstream.request(
         stream, get_parameters(script, fields, hostname=HOST, remote_ip="192.0.2.1"), None, seconds=SECONDS
@@ -126,6 +134,12 @@ async def test_php_has_every_field_of_a_query(php: PhpFpm, recipient: Mailbox) -
     assert decoded(answer) == validate_fields(MAIL, recipient)
 
 
+@pytest.mark.trio
+async def test_php_has_every_field_of_a_login(php: PhpFpm) -> None:
+    script = php.script("echo_login.php", "<?php echo json_encode(array_map('base64_encode', $_POST));")
+    assert decoded(await log_in(php, script)) == auth_fields(MAIL.session, CREDENTIALS)
+
+
 BROKEN: Final = [
     pytest.param("echo 'WORD'; no_such_function();", id="fatal"),
     pytest.param("throw new Exception(str_repeat('why? ', 1000));", id="long-message"),
@@ -145,7 +159,11 @@ DISPLAYS: Final = [
     pytest.param({"display_errors": "1", "html_errors": "1"}, id="html"),
     pytest.param({"display_errors": "1", "html_errors": "1", "log_errors": "0"}, id="html-unlogged"),
 ]
-WORDS: Final = {Stage.VALIDATE: "PASSED", Stage.SAVE: "SAVED"}
+WORDS: Final = dict.fromkeys(Stage, "PASSED") | {Stage.SAVE: "SAVED"}
+CREDENTIALS: Final = Credentials(
+    mechanism=Mechanism.PLAIN, identity="", username="bob", password=Secret("100%&+;= gr\u00fcn")
+)
+FAILURES: Final = {Stage.CONNECT: catalogue.LOCAL_ERROR_CLOSING, Stage.AUTH: catalogue.AUTH_FAILED_FOR_NOW}
 
 
 @pytest.fixture(scope="module", params=DISPLAYS)
@@ -157,10 +175,30 @@ def careless(request: pytest.FixtureRequest) -> Iterator[PhpFpm]:
 
 async def ask(php: PhpFpm, stage: Stage, script: str) -> Answer:
     match stage:
+        case Stage.CONNECT | Stage.HELO:
+            return await get(php, script, session_fields(MAIL.session, stage.value))
+        case Stage.AUTH:
+            return await log_in(php, script)
+        case Stage.MAIL:
+            return await get(php, script, mail_fields(MAIL))
         case Stage.VALIDATE:
             return await validate(php, script, Mailbox("bob", "example.com"))
         case Stage.SAVE:
             return await save(php, script, b"Subject: hi\r\n\r\n", BodyLines.LF)
+        case _:
+            assert_never(stage)
+
+
+async def log_in(php: PhpFpm, script: str) -> Answer:
+    """Ask the auth script, as the server does."""
+    form = encode_fields(auth_fields(MAIL.session, CREDENTIALS))
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield form
+
+    stream = await upstream.connect(UnixAddress(str(php.socket_path)), seconds=SECONDS)
+    parameters = post_parameters(script, len(form), hostname=HOST, remote_ip="192.0.2.1")
+    return await upstream.request(stream, parameters, upstream.Body(len(form), pieces), seconds=SECONDS)
 
 
 @pytest.mark.parametrize("source", BROKEN)
@@ -173,7 +211,8 @@ async def test_a_script_that_fails_neither_takes_nor_bounces_a_mail(
     answer = await ask(careless, stage, script)
     for unexpected in Unexpected:
         verdict = judge(stage, answer, unexpected=unexpected, queue_id=QUEUE_ID)
-        assert (verdict.meaning, verdict.reply) == (Meaning.FAILED, catalogue.LOCAL_ERROR), verdict.reason
+        expected = FAILURES.get(stage, catalogue.LOCAL_ERROR)
+        assert (verdict.meaning, verdict.reply) == (Meaning.FAILED, expected), verdict.reason
 
 
 @pytest.mark.parametrize("stage", [pytest.param(one, id=one.value) for one in Stage])

@@ -26,7 +26,7 @@ from tests.smtp.test_starttls import ROWS as STARTTLS_ROWS
 from tests.smtp.test_xclient import ROWS as XCLIENT_ROWS
 from tests.transcripts import load
 from trio_fcgimail.server.outlet import Outlet
-from trio_fcgimail.smtp import CommandRejected, Connected, Extension, Reply, State, catalogue
+from trio_fcgimail.smtp import CommandRejected, ConnectionClosed, Extension, Reply, State, catalogue
 from trio_fcgimail.smtp.commands import WORDS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -243,21 +243,25 @@ def test_a_row_without_a_test_is_found_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "wire",
+    ("wire", "refusals"),
     [
-        pytest.param(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 25\r\n", id="proxy-1"),
-        pytest.param(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\xdc\4\0\x19\r\n", id="proxy-2"),
+        pytest.param(b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 25\r\nNOOP\r\n", [], id="text"),
+        pytest.param(b"proxy unknown\r\nNOOP\r\n", [], id="lower-case"),
+        pytest.param(
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\xdc\4\0\x19\r\nNOOP\r\n",
+            ["500 5.5.2"] * 2,
+            id="binary",
+        ),
     ],
 )
-def test_other_protocols_get_nowhere(wire: bytes) -> None:
-    """A header of PROXY is no command: 500, and nothing is asked of the embedder."""
-    session = support.in_state(State.START)
-    answers = support.codes(session.feed(wire))
-    assert answers
-    assert {answer.partition(" ")[0] for answer in answers} == {"500"}
-    assert session.connection.state is State.START
-    assert {type(event) for event in session.events} == {Connected, CommandRejected}
-    assert not session.closed
+@pytest.mark.parametrize("state", [State.START, State.READY, State.RCPT], ids=lambda state: state.name)
+def test_a_header_of_proxy_gets_nowhere(wire: bytes, refusals: list[str], state: State) -> None:
+    """To the core it is a word of another protocol: nothing is asked of the embedder, and it closes."""
+    session = support.in_state(state)
+    before = len(session.events)
+    assert support.codes(session.feed(wire)) == [*refusals, "421 4.7.0"]
+    assert {type(event) for event in session.events[before:]} <= {CommandRejected, ConnectionClosed}
+    assert session.closed
 
 
 @pytest.mark.trio

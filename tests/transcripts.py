@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Final, final
 
 from tests.config.support import read
-from trio_fcgimail.config import ListenerSettings, Settings
+from trio_fcgimail.config import ListenerSettings, Settings, TlsMode
+from trio_fcgimail.mail import Stage
 
 FOLDER: Final = Path(__file__).parent / "dialogues"
+
+CERTIFICATE: Final = Path("/etc/ssl/mx.pem")  # of a server that is never run
 
 _LISTENER_KEYS: Final = frozenset(field.name for field in fields(ListenerSettings))
 _ESCAPE: Final = re.compile(
@@ -57,7 +60,15 @@ class ServerCloses:
     line: int
 
 
-Step = Send | Expect | ClientCloses | ServerCloses
+@final
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The client does its part of a TLS handshake."""
+
+    line: int
+
+
+Step = Send | Expect | StartTls | ClientCloses | ServerCloses
 
 
 @final
@@ -90,7 +101,8 @@ class Transcript:
     Attributes:
         remarks: The lines behind `#`, in one.
         settings: TOML lines.
-        validate: What the validate script answers, by recipient; PASSED to others.
+        tls: The setting of that name, None for a transcript that holds in the clear and over TLS.
+        answers: What the scripts answer, by stage and by what they are asked about.
         save: What the save script answers, mail by mail; the last answer stands for all that follow.
         mails: What the save script has to get.
     """
@@ -98,21 +110,36 @@ class Transcript:
     name: str
     remarks: str
     settings: tuple[str, ...]
-    validate: Mapping[str, bytes]
+    tls: TlsMode | None
+    answers: Mapping[tuple[Stage, str], bytes]
     save: tuple[bytes, ...]
     steps: tuple[Step, ...]
     mails: tuple[Mail, ...]
 
-    def configuration(self, listen: str, upstream: str) -> Settings:
-        """The settings of a server that is to play it."""
+    def over_tls(self) -> "Transcript":
+        """What holds when all of it is said over TLS: scripts are told so."""
+        mails = (
+            replace(one, fields={name: _over_tls(name, one.fields[name]) for name in one.fields}) for one in self.mails
+        )
+        return replace(self, mails=tuple(mails))
+
+    def configuration(
+        self, listen: str, upstream: str, tls: TlsMode = TlsMode.NONE, certificate: Path = CERTIFICATE
+    ) -> Settings:
+        """The settings of a server that is to play it; ``tls`` is for transcripts without that setting."""
+        stages = dict.fromkeys([Stage.VALIDATE, *(stage for stage, _ in self.answers)])
         ours = [
             f'fastcgi.upstreams = ["{upstream}"]',
-            'scripts.validate = "/srv/mail/validate.php"',
+            *(f'scripts.{stage.value} = "/srv/mail/{stage.value}.php"' for stage in stages),
             'scripts.line_ends = "crlf"',
         ]
-        of_listener = [line for line in self.settings if line.partition(" ")[0] in _LISTENER_KEYS]
+        of_listener = [line for line in self.settings if _name_of(line) in _LISTENER_KEYS]
         others = [line for line in self.settings if line not in of_listener]
-        return read("\n".join([*ours, *others, "[[listeners]]", f'address = "{listen}"', *of_listener]))
+        encryption = [f'tls = "{tls.value}"'] if self.tls is None else []
+        if (self.tls or tls) is not TlsMode.NONE:
+            encryption.append(f'certificate = "{certificate}"')
+        listener = ["[[listeners]]", f'address = "{listen}"', *encryption, *of_listener]
+        return read("\n".join([*ours, *others, *listener]))
 
 
 @final
@@ -122,7 +149,8 @@ class _Reader:
     def __init__(self) -> None:
         self.remarks: list[str] = []
         self.settings: list[str] = []
-        self.validate: dict[str, bytes] = {}
+        self.tls: TlsMode | None = None
+        self.answers: dict[tuple[Stage, str], bytes] = {}
         self.save: list[bytes] = []
         self.steps: list[Step] = []
         self.mails: list[Mail] = []
@@ -147,6 +175,8 @@ class _Reader:
                 self._set(text)
             case "C:" if text == "<close>":
                 self.steps.append(ClientCloses(number))
+            case "C:" if text == "<starttls>":
+                self.steps.append(StartTls(number))
             case "C:" | r"C\:":
                 self._send(unescape(text) if mark == r"C\:" else text.encode() + b"\r\n", number)
             case "S:":
@@ -164,12 +194,17 @@ class _Reader:
 
     def _set(self, text: str) -> None:
         what, value = _halves(text)
+        word, _, about = what.partition(" ")
         if what == "save":
             self.save.append(unescape(value))
-        elif what.startswith("validate "):
-            self.validate[what.removeprefix("validate ")] = unescape(value)
+        elif word in _ASKED_ABOUT:
+            if bool(about) is not _ASKED_ABOUT[word]:
+                raise TranscriptError("this script is asked about something else")
+            self.answers[Stage(word), about] = unescape(value)
         else:
             self.settings.append(text)
+            if what == "tls":
+                self.tls = TlsMode(value.strip('"'))
 
     def _send(self, octets: bytes, number: int) -> None:
         match self.steps:
@@ -179,8 +214,32 @@ class _Reader:
                 self.steps.append(Send(octets, number))
 
 
+#: Whether the name of a stage is followed by what its script is asked about.
+_ASKED_ABOUT: Final = {
+    Stage.CONNECT.value: False,
+    Stage.HELO.value: True,
+    Stage.AUTH.value: True,
+    Stage.MAIL.value: True,
+    Stage.VALIDATE.value: True,
+}
+
+
+def _name_of(setting: str) -> str:
+    return setting.partition(" ")[0]
+
+
+def _over_tls(name: str, value: str) -> str:
+    match name:
+        case "with" if value != "SMTP":  # that word says nothing of TLS (RFC 3848)
+            return value + "S"
+        case "tls_on":
+            return "true"
+        case _:
+            return value
+
+
 def _halves(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition(" = ")
+    name, sign, value = (text + " " if text.endswith(" =") else text).partition(" = ")
     if not sign:
         raise TranscriptError('" = " is missing')
     return name, value
@@ -222,7 +281,8 @@ def parse(name: str, text: str) -> Transcript:
         name=name,
         remarks=" ".join(reader.remarks),
         settings=tuple(reader.settings),
-        validate=reader.validate,
+        tls=reader.tls,
+        answers=reader.answers,
         save=tuple(reader.save),
         steps=tuple(reader.steps),
         mails=tuple(reader.mails),

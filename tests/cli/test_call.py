@@ -17,8 +17,10 @@ from tests.phpfpm import PhpFpm
 from tests.server_process import free_port, run_command
 from trio_fcgimail import __version__
 from trio_fcgimail.cli import call
+from trio_fcgimail.cli.commands import cli
 from trio_fcgimail.cli.problems import Failure
 from trio_fcgimail.config import UnixAddress, UpstreamAddress
+from trio_fcgimail.mail import Stage
 
 ECHO: Final = """<?php
 header('Content-Type: application/json');
@@ -50,7 +52,9 @@ def test_fields_go_into_the_query_string_as_they_are(php: PhpFpm, folder: Path) 
     told = json.loads(body)
     assert told["get"] == fields
     assert told["method"] == "GET"
-    assert b"appStatus 0" in done.stderr
+    time, verdict = done.stderr.decode().splitlines()[-2:]
+    assert re.fullmatch(r"[0-9]+\.[0-9] ms, [0-9]+\.[0-9] of them to connect; appStatus 0", time)
+    assert verdict == "as validate: refused, 550 5.1.1 No such user"
 
 
 def test_a_field_need_not_be_utf8(php: PhpFpm, folder: Path) -> None:
@@ -158,6 +162,74 @@ def test_stderr_of_the_script_is_kept_apart(php: PhpFpm, folder: Path) -> None:
     assert b"the remark" in done.stderr
 
 
+STAGE: Final = """<?php
+$stage = $_POST['stage'] ?? $_GET['stage'] ?? '';
+echo $stage === 'auth' ? ($_POST['password'] === 'a&b=+%41' ? 'PASSED' : 'no') : ($_GET['say'] ?? "SAVED id=$stage");
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        pytest.param(("say=PASSED",), "as validate: accepted, 250 2.1.5 Recipient OK", id="validate"),
+        pytest.param(
+            ("say=550 5.1.1 gone",), "as validate: refused, 550 5.1.1 gone", id="validate-with-a-reply-of-its-own"
+        ),
+        pytest.param(
+            ("say=",),
+            "as validate: failed, 451 4.3.0 Local error; try again later (the output is empty)",
+            id="validate-says-nothing",
+        ),
+        pytest.param(("--stage", "connect", "say=PASSED"), "as connect: accepted, greeted", id="connect"),
+        pytest.param(
+            ("--stage", "connect", "say=no"), "as connect: refused, 554 5.7.1 No service for you", id="refuses"
+        ),
+        pytest.param(("--stage", "helo", "say=PASS"), "as helo: accepted, greeted", id="helo"),
+        pytest.param(("--stage", "mail", "say=450 4.7.1 later"), "as mail: refused, 450 4.7.1 later", id="mail"),
+        pytest.param(
+            ("--stage", "mail"),
+            "as mail: failed, 451 4.3.0 Local error; try again later (unexpected output: SAVED id=mail)",
+            id="mail-is-told-its-stage",
+        ),
+        pytest.param(("--stage", "save"), "as save: accepted, 250 2.0.0 OK: queued as save", id="save-by-get"),
+        pytest.param(("--stage", "save", "say=SAVED"), "as save: accepted, 250 2.0.0 OK: queued as ID", id="no-id"),
+        pytest.param(
+            ("--stage", "save", "say=DISCARD"), "as save: discarded, 250 2.0.0 OK: queued as ID", id="discard"
+        ),
+        pytest.param(
+            ("--stage", "auth", "username=bob", "password=a&b=+%41"),
+            "as auth: accepted, 235 2.7.0 Authentication succeeded",
+            id="auth-is-a-form",
+        ),
+        pytest.param(
+            ("--stage", "auth", "password=x"),
+            "as auth: refused, 535 5.7.8 Authentication credentials invalid",
+            id="auth-refuses",
+        ),
+        pytest.param(
+            ("--stage", "mail", "stage=x"),
+            "as mail: failed, 451 4.3.0 Local error; try again later (unexpected output: SAVED id=x)",
+            id="a-stage-of-ones-own",
+        ),
+    ],
+)
+def test_the_verdict_is_that_of_the_stage(
+    php: PhpFpm, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], verdict: str
+) -> None:
+    """In this process, as there are many and each would start another."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["call", php.script("stage.php", STAGE), *arguments, "--fastcgi", php.address])
+    assert ended.value.code == 0
+    assert capfd.readouterr().err.splitlines()[-1] == verdict
+
+
+def test_a_post_is_judged_as_save(php: PhpFpm, folder: Path) -> None:
+    (folder / "form").write_bytes(b"stage=42")
+    script = php.script("stage.php", STAGE)
+    done = run_command("call", script, "--post", "form", "--fastcgi", php.address, folder=folder)
+    assert done.stderr.decode().splitlines()[-1] == "as save: accepted, 250 2.0.0 OK: queued as 42"
+
+
 @pytest.mark.parametrize("address", [pytest.param(NO_UPSTREAM, id="unix"), pytest.param("", id="tcp")])
 def test_without_a_server_it_is_one_line_and_1(folder: Path, address: str) -> None:
     address = address or f"127.0.0.1:{free_port()}"
@@ -186,8 +258,17 @@ async def test_one_deadline_holds_for_connecting_and_the_answer(
 
     streams: list[trio.abc.Stream] = []
     began = trio.current_time()
-    options = {"hostname": "mx.example.com", "content_type": "text/plain"}
-    code = await call.call_script(UnixAddress("/s"), "/x.php", [], None, **options, seconds=30, connect=connect)
+    code = await call.call_script(
+        UnixAddress("/s"),
+        "/x.php",
+        [],
+        None,
+        stage=Stage.VALIDATE,
+        hostname="mx.example.com",
+        content_type="text/plain",
+        seconds=30,
+        connect=connect,
+    )
     assert (code, trio.current_time() - began) == (1, 30)
     assert "no complete answer within 10 s" in capsys.readouterr().err
 
@@ -202,6 +283,7 @@ async def test_one_deadline_holds_for_connecting_and_the_answer(
         pytest.param(("/srv/save.php", "word", "--fastcgi", NO_UPSTREAM), id="field-without-a-value"),
         pytest.param(("/srv/save.php", "=value", "--fastcgi", NO_UPSTREAM), id="field-without-a-name"),
         pytest.param(("/srv/save.php", "--post", "missing", "--fastcgi", NO_UPSTREAM), id="no-such-file"),
+        pytest.param(("/srv/save.php", "--stage", "rcpt", "--fastcgi", NO_UPSTREAM), id="no-such-stage"),
         pytest.param(("/srv/save.php", "--seconds", "0", "--fastcgi", NO_UPSTREAM), id="no-time"),
         pytest.param(("/srv/save.php", "--seconds", "nan", "--fastcgi", NO_UPSTREAM), id="time-is-no-number"),
     ],

@@ -206,3 +206,13 @@ def test_no_configuration_at_all_is_2(folder: Path) -> None:
     done = run_command("check", folder=folder)
     assert done.returncode == 2
     assert b"no fcgimail.toml here" in done.stderr
+
+
+def test_the_script_of_each_stage_is_looked_for(php: PhpFpm, folder: Path) -> None:
+    there = php.script("passes.php", PASSES)
+    more = f'connect = "{there}"\nhelo = "/nonexistent/helo.php"\nmail = ""\nauth = "{there}"'
+    write_configuration(folder, configuration(upstream=php.address, more=more))
+    done = run_command("check", folder=folder)
+    marks = {subject: mark for subject, (mark, _) in _rows(done.stdout).items() if subject.startswith("scripts.")}
+    assert done.returncode == 0, done.stdout.decode()
+    assert marks == {"scripts.connect": "ok", "scripts.helo": "??", "scripts.auth": "ok", "scripts.save": "??"}

@@ -33,7 +33,7 @@ BAD = [
     pytest.param("localhost", "neither HOST:PORT nor unix:/PATH", id="no-port"),
     pytest.param("tcp:25", "neither HOST:PORT nor unix:/PATH", id="port-only"),
     pytest.param(":25", "neither an IP address nor the name", id="no-host"),
-    pytest.param("*:25", "neither an IP address nor the name", id="star"),
+    pytest.param("*.example.com:25", "neither an IP address nor the name", id="star-in-a-name"),
     pytest.param("300.1.1.1:25", "neither an IP address nor the name", id="no-ip-and-no-name"),
     pytest.param("a b:25", "neither an IP address nor the name", id="space"),
     pytest.param("x" * 300 + ":25", "neither an IP address nor the name", id="long-name"),
@@ -64,6 +64,17 @@ def test_port_0_is_for_listening_only() -> None:
     assert parse_listen_address("127.0.0.1:0") == TcpAddress("127.0.0.1", 0)
     with pytest.raises(ValueError, match="a port from 1 to 65535"):
         parse_upstream_address("127.0.0.1:0")
+
+
+def test_every_address_is_for_listening_only() -> None:
+    address = parse_listen_address("*:25")
+    assert address == TcpAddress("*", 25)
+    assert str(address) == "*:25"
+    assert not address.is_loopback
+    with pytest.raises(ValueError, match="neither an IP address"):
+        parse_upstream_address("*:9000")
+    with pytest.raises(ValueError, match="a port from 0"):
+        parse_listen_address("*:x")
 
 
 def test_longest_socket_path_is_taken() -> None:

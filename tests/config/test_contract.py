@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.config.support import document_with, error_lines, read
 from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
+from trio_fcgimail.config.notyet import UNSERVED
 
 # Every key that is promised, now or for later, with a value that it will take one day.
 CONTRACT = {
@@ -19,6 +20,7 @@ CONTRACT = {
     "user": '""',
     "group": '""',
     "drain_seconds": "30",
+    "pid_file": '"/run/fcgimail.pid"',
     "listeners.address": '"127.0.0.1:2525"',
     "listeners.mode": '"0660"',
     "listeners.group": '"mail"',
@@ -34,6 +36,18 @@ CONTRACT = {
     "listeners.accepts_mail": "true",
     "listeners.require_auth": "false",
     "listeners.auth_any_recipient": "false",
+    "listeners.auth_without_tls": "false",
+    "listeners.tls_minimum": '"1.3"',
+    "listeners.tls_maximum": '"1.2"',
+    "listeners.ciphers": '["ECDHE-RSA-AES128-GCM-SHA256"]',
+    "listeners.curves": '["X25519"]',
+    "listeners.client_certificates": '"optional"',
+    "listeners.client_ca": '"/etc/ssl/ca.pem"',
+    "listeners.hostname": '"mx2.example.com"',
+    "listeners.message_octets": "1000000",
+    "listeners.idle_seconds": "30",
+    "listeners.connections": "100",
+    "listeners.log_file": '"/var/log/mx2.log"',
     "limits.message_octets": "26214400",
     "limits.recipients": "100",
     "limits.connections": "1000",
@@ -43,8 +57,11 @@ CONTRACT = {
     "limits.messages_per_minute_per_ip": "600",
     "limits.recipients_per_minute_per_ip": "3000",
     "limits.exempt_from": '["127.0.0.0/8", "::1/128"]',
+    "limits.banner_delay_seconds": "0",
+    "limits.proxy_header_seconds": "5",
     "limits.bad_commands": "5",
     "limits.refused_recipients": "20",
+    "limits.tls_handshake_seconds": "30",
     "limits.idle_seconds": "300",
     "limits.data_seconds": "600",
     "limits.data_floor_octets_per_second": "100",
@@ -88,35 +105,35 @@ CONTRACT = {
 
 # Those whose value in the example this version refuses.
 NOT_YET = {
-    "listeners.certificate",
-    "listeners.private_key",
-    "listeners.proxy_protocol_from",
-    "limits.connections_per_minute_per_ip",
-    "limits.messages_per_minute_per_ip",
-    "limits.recipients_per_minute_per_ip",
-    "limits.exempt_from",
+    *UNSERVED,
     "fastcgi.upstreams",
     "fastcgi.keep_alive",
-    "scripts.auth",
-    "scripts.connect",
-    "scripts.helo",
-    "scripts.mail",
     "status.address",
 }
 
+_WITH_TLS = 'tls = "starttls"\ncertificate = "/c"\n'
 
-def _toml(key: str, value: str) -> str:
+# What a key of a listener needs beside it.
+_BESIDE = {
+    **dict.fromkeys(("tls_maximum", "ciphers", "curves", "client_certificates"), _WITH_TLS),
+    "client_ca": f'{_WITH_TLS}client_certificates = "optional"\n',
+    "certificate": 'tls = "starttls"\n',
+    "private_key": _WITH_TLS,
+}
+
+
+def _toml(key: str, value: str, beside: str = "") -> str:
     """Write one key as a document; a listener is a unix socket, so that mode and group apply."""
     section, _, name = key.rpartition(".")
     if section == "listeners":
         address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
-        return f"[[listeners]]\n{address}{name} = {value}"
+        return f"[[listeners]]\n{address}{beside}{name} = {value}"
     return f"[{section}]\n{name} = {value}" if section else f"{name} = {value}"
 
 
 @pytest.mark.parametrize(("key", "value"), CONTRACT.items(), ids=CONTRACT)
 def test_key_of_the_contract_is_taken_or_refused_as_not_yet(key: str, value: str) -> None:
-    lines = error_lines(_toml(key, value))
+    lines = error_lines(_toml(key, value, _BESIDE.get(key.removeprefix("listeners."), "")))
     if key in NOT_YET:
         assert len(lines) == 1
         assert lines[0].endswith(": not yet in this version)")
@@ -149,8 +166,11 @@ def _absent(key: str) -> str:
     return '[[listeners]]\naddress = "unix:/run/mail.sock"' if key.startswith("listeners.") else ""
 
 
-def test_example_in_the_documentation_is_taken() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", _DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
+_EXAMPLES = re.findall(r"```toml\n(.*?)```", _DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("example", _EXAMPLES, ids=["smallest", "tls-and-auth"])
+def test_example_in_the_documentation_is_taken(example: str) -> None:
     assert error_lines(example) == []
 
 

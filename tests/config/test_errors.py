@@ -9,11 +9,13 @@ _SECONDS = "a number of seconds above 0 and up to 86400"
 _COUNT = "a whole number from 1 to 1000000000, or 0 for none"
 _SCRIPT = 'the absolute path of a script, such as "/srv/mail/save.php"'
 _DOMAIN = 'a domain such as "mx.example.com" (when absent, the name of this machine)'
-_HOST = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
-_LISTEN = '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)'
+_HOST = (
+    '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
+)
+_LISTEN = '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)'
 _KEYWORDS = (
     '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
-    '"DSN", "LIMITS"; BINARYMIME only beside CHUNKING'
+    '"DSN", "LIMITS", "STARTTLS", "AUTH", "REQUIRETLS", "XCLIENT"; BINARYMIME only beside CHUNKING'
 )
 
 
@@ -23,8 +25,125 @@ def _case(text: str, *lines: str, why: str) -> object:
 
 _TCP = '[[listeners]]\naddress = "127.0.0.1:25"\n'
 _UNIX = '[[listeners]]\naddress = "unix:/s"\n'
+_AUTH = '[scripts]\nauth = "/a.php"\n'
+_STARTTLS = _TCP + 'tls = "starttls"\ncertificate = "/c"\n'
+_IMPLICIT = _TCP + 'tls = "implicit"\ncertificate = "/c"\n'
+_BESIDE_TLS = 'only beside tls = "starttls" or "implicit"'
+_BESIDE_AUTH = "only beside a script scripts.auth"
+_BESIDE_CHANNEL = "only beside tls, or with auth_without_tls = true"
+
+#: What no key can be judged by alone: TLS, its certificate, AUTH and what needs them.
+CROSSED = [
+    _case(
+        _TCP + 'tls = "ssl"',
+        'listeners[0].tls: found "ssl", expected "none", "starttls" or "implicit"',
+        why="tls-no-mode",
+    ),
+    _case(
+        _TCP + "tls = false",
+        'listeners[0].tls: found false, expected "none", "starttls" or "implicit"',
+        why="tls-no-text",
+    ),
+    *(
+        _case(
+            _TCP + f'tls = "{mode}"',
+            f'listeners[0].tls: found "{mode}", expected a certificate beside it',
+            why=f"{mode}-without-a-certificate",
+        )
+        for mode in ("starttls", "implicit")
+    ),
+    _case(
+        _TCP + 'tls = "starttls"\nprivate_key = "/k"',
+        'listeners[0].tls: found "starttls", expected a certificate beside it',
+        why="a-key-is-no-certificate",
+    ),
+    _case(
+        _TCP + 'tls = "starttls"\ncertificate = "/\\u0007"',
+        'listeners[0].certificate: found "/\\u0007", expected the path of a PEM file, or "" for none',
+        why="bad-certificate-is-not-a-missing-one",
+    ),
+    _case(
+        _TCP + 'certificate = "/c"\nprivate_key = "/k"',
+        f'listeners[0].certificate: found "/c", expected it {_BESIDE_TLS}',
+        f'listeners[0].private_key: found "/k", expected it {_BESIDE_TLS}',
+        why="certificate-without-tls",
+    ),
+    _case(
+        _TCP + 'extensions = ["starttls", "REQUIRETLS"]',
+        f'listeners[0].extensions: found ["starttls", "REQUIRETLS"], expected REQUIRETLS {_BESIDE_TLS}',
+        'listeners[0].extensions: found ["starttls", "REQUIRETLS"], expected STARTTLS only beside tls = "starttls"',
+        why="keywords-of-tls-without-it",
+    ),
+    _case(
+        _IMPLICIT + 'extensions = ["STARTTLS", "REQUIRETLS"]',
+        'listeners[0].extensions: found ["STARTTLS", "REQUIRETLS"], expected STARTTLS only beside tls = "starttls"',
+        why="starttls-within-tls",
+    ),
+    _case(
+        _STARTTLS + 'extensions = ["SIZE"]',
+        'listeners[0].tls: found "starttls", expected it only with STARTTLS among the extensions',
+        why="tls-that-nobody-can-start",
+    ),
+    _case(
+        _TCP + 'tls = "ssl"\nextensions = ["STARTTLS"]\ncertificate = "/c"',
+        'listeners[0].tls: found "ssl", expected "none", "starttls" or "implicit"',
+        why="what-was-refused-makes-no-more-errors",
+    ),
+    _case(
+        '[[listeners]]\naddress = "x"\ntls = "implicit"',
+        f'listeners[0].address: found "x", expected {_LISTEN}',
+        'listeners[0].tls: found "implicit", expected a certificate beside it',
+        why="beside-a-bad-address-too",
+    ),
+    _case(
+        _IMPLICIT + "require_auth = true\nauth_any_recipient = true\nauth_without_tls = true",
+        f"listeners[0].require_auth: found true, expected it {_BESIDE_AUTH}",
+        f"listeners[0].auth_any_recipient: found true, expected it {_BESIDE_AUTH}",
+        f"listeners[0].auth_without_tls: found true, expected it {_BESIDE_AUTH}",
+        why="users-without-an-auth-script",
+    ),
+    _case(
+        _IMPLICIT + 'extensions = ["AUTH"]',
+        f'listeners[0].extensions: found ["AUTH"], expected AUTH {_BESIDE_AUTH}',
+        why="auth-without-an-auth-script",
+    ),
+    _case(
+        _IMPLICIT + 'require_auth = true\nextensions = ["AUTH"]\n[scripts]\nauth = "a.php"',
+        f'scripts.auth: found "a.php", expected {_SCRIPT}, or "" for none',
+        why="bad-auth-script-is-not-a-missing-one",
+    ),
+    _case(
+        _TCP + "require_auth = true\nauth_any_recipient = true\n" + _AUTH,
+        f"listeners[0].require_auth: found true, expected it {_BESIDE_CHANNEL}",
+        f"listeners[0].auth_any_recipient: found true, expected it {_BESIDE_CHANNEL}",
+        why="users-without-a-channel",
+    ),
+    _case(
+        _TCP + 'extensions = ["AUTH"]\n' + _AUTH,
+        f'listeners[0].extensions: found ["AUTH"], expected AUTH {_BESIDE_CHANNEL}',
+        why="auth-without-a-channel",
+    ),
+    _case(
+        _STARTTLS + 'extensions = ["STARTTLS"]\nrequire_auth = true\nauth_any_recipient = true\n' + _AUTH,
+        "listeners[0].require_auth: found true, expected it only with AUTH among the extensions",
+        "listeners[0].auth_any_recipient: found true, expected it only with AUTH among the extensions",
+        why="users-without-auth",
+    ),
+    _case(
+        _TCP + "require_auth = true\nextensions = []\n" + _AUTH,
+        f"listeners[0].require_auth: found true, expected it {_BESIDE_CHANNEL}",
+        "listeners[0].require_auth: found true, expected it only with AUTH among the extensions",
+        why="neither-channel-nor-auth",
+    ),
+    _case(
+        _STARTTLS + _TCP.replace(":25", ":26") + 'certificate = "/c"',
+        f'listeners[1].certificate: found "/c", expected it {_BESIDE_TLS}',
+        why="each-listener-by-itself",
+    ),
+]
 
 REFUSED = [
+    *CROSSED,
     _case("x = 1", "x: found an unknown key, expected a known key", why="unknown"),
     _case(
         'hostnam = ""',
@@ -100,6 +219,11 @@ REFUSED = [
     _case("[limits]\nrecipients = -1", f"limits.recipients: found -1, expected {_COUNT}", why="below"),
     _case("[limits]\nrecipients = 1000000001", f"limits.recipients: found 1000000001, expected {_COUNT}", why="above"),
     _case("[limits]\nidle_seconds = 0", f"limits.idle_seconds: found 0, expected {_SECONDS}", why="zero-seconds"),
+    _case(
+        "[limits]\ntls_handshake_seconds = 0",
+        f"limits.tls_handshake_seconds: found 0, expected {_SECONDS}",
+        why="no-time-for-tls",
+    ),
     _case("[limits]\nidle_seconds = nan", f"limits.idle_seconds: found nan, expected {_SECONDS}", why="nan"),
     _case("[limits]\nidle_seconds = inf", f"limits.idle_seconds: found inf, expected {_SECONDS}", why="infinite"),
     _case("[limits]\nidle_seconds = true", f"limits.idle_seconds: found true, expected {_SECONDS}", why="bool-seconds"),
@@ -110,7 +234,11 @@ REFUSED = [
     _case(
         '[log]\nlevel = "loud"', 'log.level: found "loud", expected "debug", "info", "warning" or "error"', why="enum"
     ),
-    _case('[log]\nfile = ""', 'log.file: found "", expected the path of a file, or "stderr"', why="no-file"),
+    _case(
+        '[log]\nfile = ""',
+        'log.file: found "", expected the path of a file, "stderr", "stdout" or "off"',
+        why="no-file",
+    ),
     _case('[scripts]\nsave = ""', f"scripts.save: found nothing, expected {_SCRIPT}", why="save-empty"),
     _case(
         '[scripts]\nsave = "save.php"',
@@ -229,8 +357,6 @@ def _later(text: str, key: str, found: str, expected: str) -> object:
     )
 
 
-_LATER_KEYWORDS = "AUTH, REQUIRETLS, STARTTLS, XCLIENT"
-
 LATER = [
     _later("workers = 2", "workers", "2", "1 (several processes"),
     _later("workers = true", "workers", "true", "1 (several processes"),
@@ -243,36 +369,6 @@ LATER = [
         '"systemd:smtp"',
         '"HOST:PORT" or "unix:/PATH" (sockets from systemd',
     ),
-    _later(_TCP + 'tls = "starttls"', "listeners[0].tls", '"starttls"', '"none" (TLS'),
-    _later(_TCP + 'tls = "implicit"', "listeners[0].tls", '"implicit"', '"none" (TLS'),
-    _later(_TCP + "tls = false", "listeners[0].tls", "false", '"none" (TLS'),
-    _later(_TCP + 'certificate = "/c"', "listeners[0].certificate", '"/c"', '"" (TLS'),
-    _later(_TCP + 'private_key = "/k"', "listeners[0].private_key", '"/k"', '"" (TLS'),
-    *(
-        _later(
-            f'{_TCP}extensions = ["SIZE", "{keyword}"]',
-            "listeners[0].extensions",
-            f'["SIZE", "{keyword}"]',
-            f'"all", or a list without {_LATER_KEYWORDS} (these',
-        )
-        for keyword in (*_LATER_KEYWORDS.split(", "), "starttls")
-    ),
-    _later(
-        _TCP + 'proxy_protocol_from = ["unix"]',
-        "listeners[0].proxy_protocol_from",
-        '["unix"]',
-        "[] (the PROXY protocol",
-    ),
-    _later(_TCP + 'xclient_from = ["::1"]', "listeners[0].xclient_from", '["::1"]', "[] (XCLIENT"),
-    _later(_TCP + "require_auth = true", "listeners[0].require_auth", "true", "false (AUTH"),
-    _later(_TCP + "auth_any_recipient = true", "listeners[0].auth_any_recipient", "true", "false (AUTH"),
-    *(
-        _later(
-            f"[limits]\n{name}_per_minute_per_ip = 3", f"limits.{name}_per_minute_per_ip", "3", "0 (limits per minute"
-        )
-        for name in ("connections", "messages", "recipients")
-    ),
-    _later('[limits]\nexempt_from = ["::1"]', "limits.exempt_from", '["::1"]', "[] (exemptions from limits"),
     _later(
         '[fastcgi]\nupstreams = ["unix:/a", "unix:/b"]',
         "fastcgi.upstreams",
@@ -282,15 +378,6 @@ LATER = [
     _later("[fastcgi]\nkeep_alive = true", "fastcgi.keep_alive", "true", "false (kept connections"),
     _later(
         "[fastcgi]\nclean_eof_means_unexecuted = true", "fastcgi.clean_eof_means_unexecuted", "true", "false (retries"
-    ),
-    *(
-        _later(
-            f'[scripts]\n{stage} = "/x"',
-            f"scripts.{stage}",
-            '"/x"',
-            '"" (scripts for stages other than validate and save',
-        )
-        for stage in ("connect", "helo", "auth", "mail")
     ),
     _later('[status]\naddress = "127.0.0.1:1"', "status.address", '"127.0.0.1:1"', '"" (the status page'),
 ]

@@ -18,11 +18,13 @@ from trio_fcgimail.config import (
     LogFormat,
     LogLevel,
     LogSettings,
+    LogStream,
     Protocol,
     ScriptSettings,
     Settings,
     SpoolSettings,
     TcpAddress,
+    TlsMode,
     Unexpected,
     UnixAddress,
 )
@@ -38,10 +40,16 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             ListenerSettings(
                 address=TcpAddress("127.0.0.1", 2525),
                 protocol=Protocol.SMTP,
+                tls=TlsMode.NONE,
+                certificate=None,
+                private_key=None,
                 extensions="all",
                 bare_newline=BareNewline.REJECT,
                 lenient_paths=False,
                 accepts_mail=True,
+                require_auth=False,
+                auth_any_recipient=False,
+                auth_without_tls=False,
                 mode=None,
                 group=None,
             ),
@@ -54,6 +62,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             messages_per_connection=1000,
             bad_commands=5,
             refused_recipients=20,
+            tls_handshake_seconds=30.0,
             idle_seconds=300.0,
             data_seconds=600.0,
             data_floor_octets_per_second=100,
@@ -68,6 +77,10 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             wait_seconds=20.0,
         ),
         scripts=ScriptSettings(
+            connect=None,
+            helo=None,
+            auth=None,
+            mail=None,
             validate=None,
             validate_seconds=5.0,
             save="/srv/mail/save.php",
@@ -76,7 +89,7 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             line_ends=BodyLines.LF,
             unexpected_output=Unexpected.TEMPFAIL,
         ),
-        log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=None),
+        log=LogSettings(format=LogFormat.CONSOLE, level=LogLevel.INFO, file=LogStream.STDERR),
     )
 
 
@@ -109,6 +122,12 @@ TAKEN = [
     pytest.param('[scripts]\nvalidate = "/v.php"', "scripts.validate", "/v.php", id="validate"),
     pytest.param('[scripts]\nvalidate = ""', "scripts.validate", None, id="no-validate"),
     *(
+        pytest.param(f'[scripts]\n{stage} = "{text}"', f"scripts.{stage}", text or None, id=f"{stage}={text}")
+        for stage in ("connect", "helo", "auth", "mail")
+        for text in ("/p.php", "")
+    ),
+    pytest.param("[limits]\ntls_handshake_seconds = 0.5", "limits.tls_handshake_seconds", 0.5, id="tls-handshake"),
+    *(
         pytest.param(f'[scripts]\nbody = "{kind.value}"', "scripts.body", kind, id=f"body-{kind.value}")
         for kind in BodyKind
     ),
@@ -118,7 +137,9 @@ TAKEN = [
     ),
     pytest.param('[log]\nformat = "json"', "log.format", LogFormat.JSON, id="log-format"),
     pytest.param('[log]\nlevel = "error"', "log.level", LogLevel.ERROR, id="log-level"),
-    pytest.param('[log]\nfile = "stderr"', "log.file", None, id="log-stderr"),
+    pytest.param('[log]\nfile = "stderr"', "log.file", LogStream.STDERR, id="log-stderr"),
+    pytest.param('[log]\nfile = "stdout"', "log.file", LogStream.STDOUT, id="log-stdout"),
+    pytest.param('[log]\nfile = "off"', "log.file", LogStream.OFF, id="log-off"),
     pytest.param('[log]\nfile = "fcgimail.log"', "log.file", Path("fcgimail.log"), id="log-file"),
     pytest.param('status = {address = ""}', "hostname", "mx.example.com", id="status-off"),
 ]
@@ -129,7 +150,33 @@ def test_value_becomes_attribute(text: str, attribute: str, value: object) -> No
     assert attrgetter(attribute)(read(text)) == value
 
 
+_STARTTLS = 'tls = "starttls"\ncertificate = "/c.pem"\n'
+_IMPLICIT = 'tls = "implicit"\ncertificate = "/c.pem"\n'
+_AUTH = '\n[scripts]\nauth = "/a.php"'
+
 LISTENERS = [
+    pytest.param(_listener(_STARTTLS), "tls", TlsMode.STARTTLS, id="starttls"),
+    pytest.param(_listener(_IMPLICIT), "tls", TlsMode.IMPLICIT, id="implicit"),
+    pytest.param(_listener(_IMPLICIT), "certificate", Path("/c.pem"), id="certificate"),
+    pytest.param(_listener(_IMPLICIT), "private_key", None, id="key-in-the-certificate"),
+    pytest.param(_listener(_IMPLICIT + 'private_key = "k.pem"'), "private_key", Path("k.pem"), id="key"),
+    pytest.param(_listener('tls = "none"\ncertificate = ""\nprivate_key = ""'), "certificate", None, id="tls-off"),
+    pytest.param(
+        _listener(_STARTTLS + 'extensions = ["starttls", "RequireTLS", "AUTH"]' + _AUTH),
+        "extensions",
+        (Extension.STARTTLS, Extension.REQUIRETLS, Extension.AUTH),
+        id="keywords-of-tls-and-auth",
+    ),
+    pytest.param(_listener(_STARTTLS + "require_auth = true" + _AUTH), "require_auth", True, id="require-auth"),
+    pytest.param(
+        _listener("auth_without_tls = true\nrequire_auth = true" + _AUTH), "require_auth", True, id="auth-in-clear"
+    ),
+    pytest.param(
+        _listener('auth_without_tls = true\nextensions = ["AUTH"]' + _AUTH), "auth_without_tls", True, id="auth-alone"
+    ),
+    pytest.param(
+        _listener(_IMPLICIT + "auth_any_recipient = true" + _AUTH), "auth_any_recipient", True, id="any-recipient"
+    ),
     pytest.param(_listener(""), "extensions", "all", id="all-extensions"),
     pytest.param(
         _listener('extensions = ["size", "SIZE", "8BITMIME"]'),
@@ -148,6 +195,7 @@ LISTENERS = [
     pytest.param(_listener("extensions = []"), "extensions", (), id="no-extensions"),
     pytest.param(_listener('bare_newline = "close"'), "bare_newline", BareNewline.CLOSE, id="close"),
     pytest.param(_listener('bare_newline = "normalize"'), "bare_newline", BareNewline.NORMALIZE, id="normalize"),
+    pytest.param(_listener("", "*:25"), "address", TcpAddress("*", 25), id="every-address"),
     pytest.param(_listener("", "[::]:25"), "address", TcpAddress("::", 25), id="ipv6"),
     pytest.param(_listener('mode = "0660"', "unix:/s"), "mode", 0o660, id="mode"),
     pytest.param(_listener('mode = ""', "unix:/s"), "mode", None, id="mode-by-umask"),

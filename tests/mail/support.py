@@ -28,6 +28,7 @@ BOB: Final = Mailbox("bob", "example.com")
 CAROL: Final = Mailbox("carol", "example.com")
 PEER: Final = Peer("192.0.2.1", 4321)
 QUEUE_ID: Final = "0621e2e2b40000badc0ffee"
+TLS: Final = TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384")
 
 
 def envelope(
@@ -41,6 +42,7 @@ def envelope(
     dsn_wishes: tuple[DsnWish, ...] = (),
     dsn_return: DsnReturn | None = None,
     envelope_id: str | None = None,
+    require_tls: bool = False,
     tls: TlsFacts | None = None,
     auth_user: str | None = None,
 ) -> Envelope:
@@ -57,6 +59,7 @@ def envelope(
         dsn_wishes=dsn_wishes or (DsnWish(),) * len(recipients),
         dsn_return=dsn_return,
         envelope_id=envelope_id,
+        require_tls=require_tls,
     )
 
 
@@ -118,6 +121,9 @@ def envelopes(draw: st.DrawFn) -> Envelope:
         helo=draw(greeting_names()),
         body_type=draw(st.none() | st.sampled_from(BodyType)),
         smtputf8=draw(st.booleans()),
+        require_tls=draw(st.booleans()),
+        tls=draw(st.none() | st.just(TLS)),
+        auth_user=draw(st.none() | _PRINTABLE | st.just("b\u00fcb")),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import pytest
 
-from tests.mail.support import ALICE, BOB, CAROL, QUEUE_ID, envelope
+from tests.mail.support import ALICE, BOB, CAROL, PEER, QUEUE_ID, TLS, envelope
 from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
     MAX_ANSWER_OCTETS,
@@ -20,20 +21,35 @@ from trio_fcgimail.mail import (
     MailDigest,
     Meaning,
     Received,
+    Session,
     Stage,
     Unexpected,
+    Verdict,
+    auth_fields,
     get_parameters,
     has_room,
     judge,
+    mail_fields,
     mail_parameters,
     post_parameters,
     save_fields,
     save_request,
+    session_fields,
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
 from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS
-from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, Mailbox, OriginalRecipient
+from trio_fcgimail.smtp import (
+    BodyType,
+    Credentials,
+    DsnNotify,
+    DsnReturn,
+    GreetingWord,
+    Mailbox,
+    Mechanism,
+    OriginalRecipient,
+    Secret,
+)
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text()
 CONTENT: Final = b"Subject: Hi\r\n\r\nHello\r\n"
@@ -42,10 +58,18 @@ WISH: Final = DsnWish(frozenset({DsnNotify.FAILURE, DsnNotify.DELAY}), OriginalR
 DECLARED: Final = envelope(
     BOB,
     CAROL,
+    tls=TLS,
+    auth_user="alice@example.net",
+    require_tls=True,
     body_type=BodyType.EIGHT_BIT_MIME,
     dsn_wishes=(WISH, DsnWish()),
     dsn_return=DsnReturn.HEADERS,
     envelope_id="QQ314159",
+)
+
+SESSION: Final = Session(PEER, GreetingWord.EHLO, "client.example", tls=TLS)
+CREDENTIALS: Final = Credentials(
+    mechanism=Mechanism.PLAIN, identity="", username="alice@example.net", password=Secret("open sesame")
 )
 
 
@@ -69,6 +93,12 @@ def digest() -> str:
 def given_fields(stage: Stage) -> dict[str, str]:
     """Every field that there can be, the recipients under one name."""
     match stage:
+        case Stage.CONNECT | Stage.HELO:
+            return dict(session_fields(replace(SESSION, auth_user="alice@example.net"), stage.value))
+        case Stage.AUTH:
+            return dict(auth_fields(SESSION, CREDENTIALS))
+        case Stage.MAIL:
+            return dict(mail_fields(DECLARED))
         case Stage.VALIDATE:
             return dict(validate_fields(DECLARED, Mailbox("dave", "example.com")))
         case Stage.SAVE:
@@ -76,16 +106,37 @@ def given_fields(stage: Stage) -> dict[str, str]:
             first = {name[:-1] + "N": fields[name] for name in fields if re.fullmatch(r"rcpt_[a-z]+_0", name)}
             others = {name: value for name, value in fields.items() if not re.fullmatch(r"rcpt_[a-z]+_\d+", name)}
             return others | {"body": ""} | first
+        case _:
+            assert_never(stage)
 
 
-FIELDS: Final = list(rows("| field | validate | save | type | example | meaning |"))
-COLUMNS: Final = {Stage.VALIDATE: 1, Stage.SAVE: 2}
+def least_fields(stage: Stage) -> dict[str, str]:
+    """The fields when the client gave nothing that it need not."""
+    bare = Session(PEER, GreetingWord.EHLO, "client.example")
+    match stage:
+        case Stage.CONNECT | Stage.HELO:
+            return dict(session_fields(bare, stage.value))
+        case Stage.AUTH:
+            return dict(auth_fields(bare, CREDENTIALS))
+        case Stage.MAIL:
+            return dict(mail_fields(MAIL))
+        case Stage.VALIDATE:
+            return dict(validate_fields(MAIL, BOB))
+        case Stage.SAVE:
+            return dict(save_fields(MAIL, Received("", "", 0)))
+        case _:
+            assert_never(stage)
+
+
+FIELDS: Final = list(rows("| field | connect, helo | auth | mail | validate | save | type | example | meaning |"))
+COLUMNS: Final = {Stage.CONNECT: 1, Stage.HELO: 1, Stage.AUTH: 2, Stage.MAIL: 3, Stage.VALIDATE: 4, Stage.SAVE: 5}
+EXAMPLE: Final = 7
 STAGES: Final = pytest.mark.parametrize("stage", [pytest.param(one, id=one.value) for one in Stage])
 
 
 @STAGES
 def test_each_field_is_there_with_a_true_example(stage: Stage) -> None:
-    documented = {row[0].strip("`"): row[4].strip("`") for row in FIELDS if row[COLUMNS[stage]]}
+    documented = {row[0].strip("`"): row[EXAMPLE].strip("`") for row in FIELDS if row[COLUMNS[stage]]}
     given = given_fields(stage)
     assert documented.keys() == given.keys()
     assert {name: given[name] for name, example in documented.items() if example} == {
@@ -93,13 +144,30 @@ def test_each_field_is_there_with_a_true_example(stage: Stage) -> None:
     }
 
 
+#: What has to be done for a field that is not always there.
+MARKS: Final = {
+    "auth_user": "after AUTH",
+    "body_type": "with BODY",
+    "dsn_envid": "with ENVID",
+    "dsn_ret": "with RET",
+    "rcpt_notify_N": "with NOTIFY",
+    "rcpt_orcpt_N": "with ORCPT",
+    "require_tls": "with REQUIRETLS",
+    "tls_cipher": "over TLS",
+    "tls_protocol": "over TLS",
+}
+
+
 @STAGES
 def test_only_what_is_marked_may_be_missing(stage: Stage) -> None:
-    marked = {row[0].strip("`") for row in FIELDS if row[COLUMNS[stage]].startswith("with ")}
-    parameters = {"BODY", "RET", "ENVID", *(("NOTIFY", "ORCPT") if stage is Stage.SAVE else ())}
-    assert {row[COLUMNS[stage]] for row in FIELDS} == {"", "yes", *(f"with {parameter}" for parameter in parameters)}
-    without = save_fields(MAIL, Received("", "", 0)) if stage is Stage.SAVE else validate_fields(MAIL, BOB)
-    assert {name for name in given_fields(stage) if name not in dict(without)} - {"body", "rcpt_to_N"} == marked
+    marked = {row[0].strip("`"): row[COLUMNS[stage]] for row in FIELDS if row[COLUMNS[stage]] not in ("", "yes")}
+    assert marked.items() <= MARKS.items()
+    assert given_fields(stage).keys() - least_fields(stage).keys() - {"body", "rcpt_to_N"} == marked.keys()
+
+
+def test_each_stage_has_a_row() -> None:
+    stages = [row[0] for row in rows("| stage | when | request | says yes with |")]
+    assert stages == [stage.value for stage in Stage]
 
 
 def test_fields_are_in_order() -> None:
@@ -107,27 +175,52 @@ def test_fields_are_in_order() -> None:
     assert names == sorted(names)
 
 
-ANSWERS: Final = list(rows("| printed | validate | save |"))
+ANSWERS: Final = [
+    pytest.param(stage, row[0], row[column], id=f"{stage.value}-{row[0].strip('`')}")
+    for head, stages in (
+        ("| printed | validate | save |", (Stage.VALIDATE, Stage.SAVE)),
+        ("| printed | connect | helo | auth | mail |", (Stage.CONNECT, Stage.HELO, Stage.AUTH, Stage.MAIL)),
+    )
+    for row in rows(head)
+    for column, stage in enumerate(stages, 1)
+]
+FAILURES: Final = {
+    Stage.CONNECT: "421 4.3.0 Local error; closing",
+    Stage.AUTH: "454 4.7.0 Temporary authentication failure",
+}
 
 
-def reply_of(stage: Stage, printed: str, unexpected: Unexpected = Unexpected.TEMPFAIL) -> str:
+def verdict_of(stage: Stage, printed: str, unexpected: Unexpected = Unexpected.TEMPFAIL) -> Verdict:
     output = b"" if printed == "nothing" else printed.strip("`").encode()
-    return judge(stage, Answer(200, output, b""), unexpected=unexpected, queue_id=QUEUE_ID).reply.text
+    return judge(stage, Answer(200, output, b""), unexpected=unexpected, queue_id=QUEUE_ID)
 
 
-@pytest.mark.parametrize("row", [pytest.param(row, id=row[0].strip("`")) for row in ANSWERS])
-@STAGES
-def test_each_answer_means_what_is_written(row: list[str], stage: Stage) -> None:
-    cell = row[COLUMNS[stage]]
+@pytest.mark.parametrize(("stage", "printed", "cell"), ANSWERS)
+def test_each_answer_means_what_is_written(stage: Stage, printed: str, cell: str) -> None:
+    verdicts = {one: verdict_of(stage, printed, one) for one in Unexpected}
+    told = {verdict.reply.text for verdict in verdicts.values()}
     match cell:
         case "failure":
-            assert {reply_of(stage, row[0], one) for one in Unexpected} == {"451 4.3.0 Local error; try again later"}
+            assert told == {FAILURES.get(stage, "451 4.3.0 Local error; try again later")}
         case "unexpected":
             assert stage is Stage.SAVE
-            assert reply_of(stage, row[0]) == "451 4.3.0 Local error; try again later"
-            assert reply_of(stage, row[0], Unexpected.REJECT) == "554 5.3.0 Message not accepted"
+            assert verdicts[Unexpected.TEMPFAIL].reply.text == "451 4.3.0 Local error; try again later"
+            assert verdicts[Unexpected.REJECT].reply.text == "554 5.3.0 Message not accepted"
+        case "greeted":
+            assert {verdict.meaning for verdict in verdicts.values()} == {Meaning.ACCEPTED}
         case _:
-            assert {reply_of(stage, row[0], one) for one in Unexpected} == {cell.strip("`")}
+            assert told == {cell.strip("`")}
+
+
+@pytest.mark.parametrize("stage", [pytest.param(stage, id=stage.value) for stage in FAILURES])
+def test_the_failure_of_a_stage_is_named(stage: Stage) -> None:
+    assert f"`{FAILURES[stage]}`" in PAGE
+
+
+def test_the_switch_is_that_of_the_example() -> None:
+    (switch,) = re.findall(r"```php\n(\$answer = match.*?)```", PAGE, re.DOTALL)
+    example = (Path(__file__).parents[2] / "examples" / "php" / "policy.php").read_text()
+    assert re.sub(r"\s+", " ", switch) in re.sub(r"\s+", " ", example)
 
 
 def test_the_reply_in_two_lines_is_one() -> None:

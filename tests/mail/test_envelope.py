@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.mail.support import ALICE, envelope
-from trio_fcgimail.mail import Session, WithKeyword, new_queue_id
-from trio_fcgimail.smtp import GreetingWord, Mailbox
+from tests.mail.support import ALICE, PEER, TLS, envelope
+from trio_fcgimail.mail import Envelope, Session, TlsFacts, WithKeyword, new_queue_id
+from trio_fcgimail.smtp import LMTP, SMTP, Dialect, GreetingWord, Mailbox
 
 NOW = 1_766_000_000_000_000  # microseconds, in December 2025
 
@@ -33,20 +33,42 @@ def test_queue_ids_sort_by_time() -> None:
     assert new_queue_id(NOW, b"\xff" * 5) < new_queue_id(NOW + 1, bytes(5))
 
 
+# RFC 3848 and RFC 6531 4.3: in the clear, authenticated, encrypted, both.
+KEYWORDS = {
+    (GreetingWord.EHLO, False): ("ESMTP", "ESMTPA", "ESMTPS", "ESMTPSA"),
+    (GreetingWord.EHLO, True): ("UTF8SMTP", "UTF8SMTPA", "UTF8SMTPS", "UTF8SMTPSA"),
+    (GreetingWord.LHLO, False): ("LMTP", "LMTPA", "LMTPS", "LMTPSA"),
+    (GreetingWord.LHLO, True): ("UTF8LMTP", "UTF8LMTPA", "UTF8LMTPS", "UTF8LMTPSA"),
+    (GreetingWord.HELO, False): ("SMTP",) * 4,  # which knows neither
+}
+CHANNELS = [(None, None), (None, "bob"), (TLS, None), (TLS, "bob")]
+WITH = [
+    pytest.param(word, smtputf8, tls, user, keyword, id=f"{word.value}-{keyword}-{number}")
+    for (word, smtputf8), keywords in KEYWORDS.items()
+    for number, ((tls, user), keyword) in enumerate(zip(CHANNELS, keywords, strict=True))
+]
+
+
+@pytest.mark.parametrize(("greeting", "smtputf8", "tls", "auth_user", "keyword"), WITH)
+def test_with_keyword_and_protocol(
+    greeting: GreetingWord, smtputf8: bool, tls: TlsFacts | None, auth_user: str | None, keyword: str
+) -> None:
+    mail = envelope(greeting=greeting, smtputf8=smtputf8, tls=tls, auth_user=auth_user)
+    protocol = "lmtp" if greeting is GreetingWord.LHLO else "smtp"
+    assert (mail.with_keyword, mail.session.protocol) == (WithKeyword(keyword), protocol)
+
+
+def test_each_keyword_is_that_of_something() -> None:
+    assert {word.value for word in WithKeyword} == {word for keywords in KEYWORDS.values() for word in keywords}
+
+
 @pytest.mark.parametrize(
-    ("greeting", "smtputf8", "keyword", "protocol"),
-    [
-        pytest.param(GreetingWord.HELO, False, WithKeyword.SMTP, "smtp", id="helo"),
-        pytest.param(GreetingWord.EHLO, False, WithKeyword.ESMTP, "smtp", id="ehlo"),
-        pytest.param(GreetingWord.EHLO, True, WithKeyword.UTF8SMTP, "smtp", id="ehlo-utf8"),
-        pytest.param(GreetingWord.LHLO, False, WithKeyword.LMTP, "lmtp", id="lhlo"),
-        pytest.param(GreetingWord.LHLO, True, WithKeyword.UTF8LMTP, "lmtp", id="lhlo-utf8"),
-    ],
+    ("dialect", "protocol", "owed"),
+    [pytest.param(SMTP, "smtp", 1, id="smtp"), pytest.param(LMTP, "lmtp", 2, id="lmtp")],
 )
-def test_with_keyword_and_protocol(greeting: GreetingWord, smtputf8: bool, keyword: WithKeyword, protocol: str) -> None:
-    mail = envelope(greeting=greeting, smtputf8=smtputf8)
-    assert (mail.with_keyword, mail.session.protocol) == (keyword, protocol)
-    assert isinstance(mail.session, Session)
+def test_dialect_and_verdicts_owed(dialect: Dialect, protocol: str, owed: int) -> None:
+    mail = Envelope(queue_id="q", session=Session(PEER, dialect=dialect), mail_from=None, recipients=(ALICE, ALICE))
+    assert (mail.session.protocol, mail.verdicts_owed) == (protocol, owed)
 
 
 @pytest.mark.parametrize(

@@ -10,28 +10,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.mail.support import ALICE, BOB, CAROL, QUEUE_ID, envelope, envelopes, mailboxes
+from tests.mail.support import ALICE, BOB, CAROL, PEER, QUEUE_ID, TLS, envelope, envelopes, mailboxes
 from trio_fcgimail.fastcgi import ClientConnection, decode_pairs
 from trio_fcgimail.mail import (
     DsnWish,
     Envelope,
     Peer,
     Received,
+    Session,
+    TlsFacts,
+    auth_fields,
     encode_fields,
     get_parameters,
     has_room,
+    mail_fields,
     octets_of,
     post_parameters,
     recipient_fields,
     save_fields,
+    session_fields,
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
 from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS, query_string
-from trio_fcgimail.smtp import BodyType, DsnNotify, DsnReturn, GreetingWord, Mailbox, OriginalRecipient
+from trio_fcgimail.smtp import (
+    LMTP,
+    BodyType,
+    Credentials,
+    DsnNotify,
+    DsnReturn,
+    GreetingWord,
+    Mailbox,
+    Mechanism,
+    OriginalRecipient,
+    Secret,
+)
+from trio_fcgimail.smtp.sasl import MAX_IDENTITY_OCTETS
 
 HOST: Final = "mx.example.com"
 SCRIPT: Final = "/srv/mail/validate.php"
+CREDENTIALS: Final = Credentials(
+    mechanism=Mechanism.LOGIN, identity="", username="bob@example.com", password=Secret("s&cr\u00e9t=+")
+)
 RECEIVED: Final = Received("hi", "0" * 64, 123)
 LONGEST: Final = Mailbox("l" * 64, ".".join(["d" * 63] * 2 + ["d" * 61]))  # with its brackets 256 octets
 FIXED: Final = {
@@ -39,6 +59,98 @@ FIXED: Final = {
     "REQUEST_METHOD", "REQUEST_URI", "SCRIPT_FILENAME", "SCRIPT_NAME", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL",
     "SERVER_SOFTWARE",
 }  # fmt: skip
+
+
+def test_fields_of_connect() -> None:
+    """Nothing was said yet; over a unix socket there is not even an address."""
+    assert session_fields(Session(PEER), "connect") == [
+        ("helo", ""),
+        ("protocol", "smtp"),
+        ("rcpt_count", "0"),
+        ("remote_ip", "192.0.2.1"),
+        ("remote_port", "4321"),
+        ("stage", "connect"),
+        ("tls_on", "false"),
+    ]
+    unix = dict(session_fields(Session(Peer("", 0), dialect=LMTP), "connect"))
+    assert (unix["protocol"], unix["remote_ip"], unix["remote_port"]) == ("lmtp", "", "")
+
+
+def test_fields_of_helo() -> None:
+    session = Session(PEER, GreetingWord.EHLO, "client.example", tls=TLS, auth_user="b\u00fcb")
+    assert session_fields(session, "helo") == [
+        ("auth_user", "b\u00fcb"),
+        ("helo", "client.example"),
+        ("protocol", "smtp"),
+        ("rcpt_count", "0"),
+        ("remote_ip", "192.0.2.1"),
+        ("remote_port", "4321"),
+        ("stage", "helo"),
+        ("tls_cipher", "TLS_AES_256_GCM_SHA384"),
+        ("tls_on", "true"),
+        ("tls_protocol", "TLSv1.3"),
+    ]
+
+
+def test_fields_of_auth() -> None:
+    session = Session(PEER, GreetingWord.EHLO, "client.example", tls=TLS)
+    assert auth_fields(session, CREDENTIALS) == [
+        ("auth_mechanism", "LOGIN"),
+        ("helo", "client.example"),
+        ("password", "s&cr\u00e9t=+"),
+        ("protocol", "smtp"),
+        ("rcpt_count", "0"),
+        ("remote_ip", "192.0.2.1"),
+        ("remote_port", "4321"),
+        ("stage", "auth"),
+        ("tls_cipher", "TLS_AES_256_GCM_SHA384"),
+        ("tls_on", "true"),
+        ("tls_protocol", "TLSv1.3"),
+        ("username", "bob@example.com"),
+    ]
+
+
+def test_fields_of_mail() -> None:
+    mail = envelope(tls=TLS, auth_user="bob", require_tls=True, smtputf8=True, envelope_id="x")
+    assert mail_fields(mail) == [
+        ("auth_user", "bob"),
+        ("dsn_envid", "x"),
+        ("helo", "client.example"),
+        ("mail_from", "alice@example.net"),
+        ("protocol", "smtp"),
+        ("rcpt_count", "0"),
+        ("remote_ip", "192.0.2.1"),
+        ("remote_port", "4321"),
+        ("require_tls", "true"),
+        ("smtputf8", "true"),
+        ("stage", "mail"),
+        ("tls_cipher", "TLS_AES_256_GCM_SHA384"),
+        ("tls_on", "true"),
+        ("tls_protocol", "TLSv1.3"),
+        ("with", "UTF8SMTPSA"),
+    ]
+
+
+def test_later_stages_know_the_channel_and_the_login() -> None:
+    mail = envelope(BOB, tls=TLS, auth_user="bob", require_tls=True)
+    known = {
+        "auth_user": "bob",
+        "require_tls": "true",
+        "tls_on": "true",
+        "tls_protocol": TLS.protocol,
+        "tls_cipher": TLS.cipher,
+        "with": "ESMTPSA",
+    }
+    for fields in (validate_fields(mail, BOB), save_fields(mail, RECEIVED)):
+        assert known.items() <= dict(fields).items()
+
+
+def test_the_password_is_for_auth_alone() -> None:
+    assert CREDENTIALS.password.reveal() not in repr(CREDENTIALS)
+    mail = envelope(BOB, auth_user=CREDENTIALS.username)
+    for fields in (session_fields(mail.session, "helo"), mail_fields(mail), validate_fields(mail, BOB)):
+        assert "password" not in dict(fields)
+    assert "password" not in dict(save_fields(mail, RECEIVED))
 
 
 def test_fields_of_validate() -> None:
@@ -109,11 +221,19 @@ def test_octets_of_fields_are_those_of_the_query(number: int) -> None:
 
 
 @given(envelopes(), mailboxes())
-def test_fields_are_sorted_have_one_name_each_and_come_behind_body(mail: Envelope, recipient: Mailbox) -> None:
-    for fields in (validate_fields(mail, recipient), save_fields(mail, RECEIVED)):
+def test_fields_are_sorted_have_one_name_each(mail: Envelope, recipient: Mailbox) -> None:
+    session = mail.session
+    for fields in (
+        session_fields(session, "connect"),
+        session_fields(session, "helo"),
+        auth_fields(session, CREDENTIALS),
+        mail_fields(mail),
+        validate_fields(mail, recipient),
+        save_fields(mail, RECEIVED),
+    ):
         names = [name for name, _ in fields]
         assert names == sorted(set(names))
-        assert all(name > "body" and re.fullmatch("[a-z_0-9]+", name) for name in names)
+        assert all(re.fullmatch("[a-z_0-9]+", name) for name in names)
         assert all(value.isprintable() or not value.isascii() for _, value in fields)
 
 
@@ -215,6 +335,9 @@ def test_what_has_room_keeps_to_the_limits(recipient: Mailbox, wish: DsnWish, at
         peer=Peer("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", 65_535),
         body_type=BodyType.EIGHT_BIT_MIME,
         smtputf8=True,
+        require_tls=True,
+        tls=TlsFacts("x" * 16, "x" * 64),
+        auth_user="x" * MAX_IDENTITY_OCTETS,
     )
     fields = save_fields(mail, Received("s" * MAX_SUBJECT_OCTETS, "f" * 64, 2**63))
     raw = sum(len(name) + len(value.encode()) + len("=&") for name, value in fields)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.mail.support import BOB, CAROL, PEER, QUEUE_ID, envelope, envelopes
-from trio_fcgimail.mail import Envelope, Peer, address_literal, received_header
-from trio_fcgimail.smtp import GreetingWord, Mailbox
+from tests.mail.support import BOB, CAROL, PEER, QUEUE_ID, TLS, envelope, envelopes
+from trio_fcgimail.mail import Envelope, Peer, TlsFacts, address_literal, received_header
+from trio_fcgimail.smtp import Mailbox
 
 NOW: Final = datetime(2025, 3, 4, 5, 6, 7, 890, tzinfo=timezone(timedelta(hours=5, minutes=30)))
 # RFC 5322 3.2: what a reader of structured fields takes for one thing, whatever stands in it
@@ -23,7 +23,8 @@ LITERAL: Final = r"\[[^\[\]\\]*\]"
 WORD: Final = rf"(?:{QUOTED}|{LITERAL}|[^\s()<>\[\]\\,;\"])+"
 COMMENT: Final = r"\([^()\\]*\)"
 FIELD: Final = re.compile(
-    rf"Received: from {WORD}(?: {COMMENT}){{0,2}} by {WORD} with {WORD} id {WORD}(?: for <{WORD}>)?; [^;]+"
+    rf"Received: from {WORD}(?: {COMMENT}){{0,3}} by {WORD} with {WORD} id {WORD}(?: for <{WORD}>)?; [^;]+",
+    re.ASCII,
 )
 DATE: Final = "Tue, 04 Mar 2025 05:06:07 +0530"
 
@@ -56,19 +57,23 @@ def test_from_clause_rows(peer: Peer, helo: str, clause: str) -> None:
     assert trace(envelope(BOB, peer=peer, helo=helo)) == header(clause)
 
 
+TLS_COMMENT: Final = "\r\n\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)"
+
+
 @pytest.mark.parametrize(
-    ("greeting", "smtputf8", "keyword"),
+    ("tls", "auth_user", "helo", "clause", "keyword"),
     [
-        pytest.param(GreetingWord.HELO, False, "SMTP", id="helo"),
-        pytest.param(GreetingWord.EHLO, False, "ESMTP", id="ehlo"),
-        pytest.param(GreetingWord.EHLO, True, "UTF8SMTP", id="utf8smtp"),
-        pytest.param(GreetingWord.LHLO, False, "LMTP", id="lmtp"),
-        pytest.param(GreetingWord.LHLO, True, "UTF8LMTP", id="utf8lmtp"),
+        pytest.param(None, None, "c.example", "from c.example ([192.0.2.1])", "ESMTP", id="clear"),
+        pytest.param(TLS, None, "c.example", f"from c.example ([192.0.2.1]){TLS_COMMENT}", "ESMTPS", id="tls"),
+        pytest.param(None, "bob", "c.example", "from c.example ([192.0.2.1])", "ESMTPA", id="login-is-not-told"),
+        pytest.param(
+            TLS, "bob", "my_pc", f"from [192.0.2.1] ([192.0.2.1]) (HELO my_pc){TLS_COMMENT}", "ESMTPSA", id="all"
+        ),
     ],
 )
-def test_with_keyword_rows(greeting: GreetingWord, smtputf8: bool, keyword: str) -> None:
-    mail = envelope(BOB, greeting=greeting, smtputf8=smtputf8)
-    assert trace(mail) == header("from client.example ([192.0.2.1])", keyword)
+def test_with_keyword_rows(tls: TlsFacts | None, auth_user: str | None, helo: str, clause: str, keyword: str) -> None:
+    """The keywords themselves are rows of test_envelope.py."""
+    assert trace(envelope(BOB, helo=helo, tls=tls, auth_user=auth_user)) == header(clause, keyword)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, replace
+from enum import Enum
 from operator import attrgetter
 from typing import Final
 
@@ -19,11 +20,40 @@ ACCEPTED, DISCARDED, REFUSED, FAILED = Meaning.ACCEPTED, Meaning.DISCARDED, Mean
 VALIDATE, SAVE = Stage.VALIDATE, Stage.SAVE
 BOM: Final = b"\xef\xbb\xbf"
 
-TAKEN: Final = b"250 2.1.5 Recipient OK\r\n"
-NO_USER: Final = b"550 5.1.1 No such user\r\n"
-LOCAL_ERROR: Final = b"451 4.3.0 Local error; try again later\r\n"
 QUEUED: Final = f"250 2.0.0 OK: queued as {QUEUE_ID}\r\n".encode()
 REJECTED: Final = b"554 5.3.0 Message not accepted\r\n"
+
+
+class Usual(Enum):
+    """What is told when the script does not say it itself; each stage has its own."""
+
+    TAKEN = "it passes"
+    REFUSAL = "other words"
+    FAILURE = "nothing, or no answer"
+
+
+TAKEN, REFUSAL, FAILURE = Usual.TAKEN, Usual.REFUSAL, Usual.FAILURE
+LOCAL_ERROR: Final = b"451 4.3.0 Local error; try again later\r\n"
+USUAL: Final = {
+    Stage.CONNECT: {
+        TAKEN: b"250 2.0.0 OK\r\n",  # never sent: a greeting is 220
+        REFUSAL: b"554 5.7.1 No service for you\r\n",
+        FAILURE: b"421 4.3.0 Local error; closing\r\n",
+    },
+    Stage.HELO: {TAKEN: b"250 2.0.0 OK\r\n", REFUSAL: b"550 5.7.1 Not accepted\r\n", FAILURE: LOCAL_ERROR},
+    Stage.AUTH: {
+        TAKEN: b"235 2.7.0 Authentication succeeded\r\n",
+        REFUSAL: b"535 5.7.8 Authentication credentials invalid\r\n",
+        FAILURE: b"454 4.7.0 Temporary authentication failure\r\n",
+    },
+    Stage.MAIL: {TAKEN: b"250 2.1.0 Sender OK\r\n", REFUSAL: b"550 5.7.1 Not accepted\r\n", FAILURE: LOCAL_ERROR},
+    Stage.VALIDATE: {
+        TAKEN: b"250 2.1.5 Recipient OK\r\n",
+        REFUSAL: b"550 5.1.1 No such user\r\n",
+        FAILURE: LOCAL_ERROR,
+    },
+    Stage.SAVE: {FAILURE: LOCAL_ERROR},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +63,7 @@ class Row:
     id: str
     output: bytes
     meaning: Meaning
-    reply: bytes
+    reply: bytes | Usual
     status: int = 200
     stderr: bytes = b""
 
@@ -55,7 +85,8 @@ def ask(
 
 def check(stage: Stage, row: Row, unexpected: Unexpected = Unexpected.TEMPFAIL) -> None:
     verdict = ask(stage, row.output, status=row.status, stderr=row.stderr, unexpected=unexpected)
-    assert (verdict.meaning, verdict.reply.render(utf8=True)) == (row.meaning, row.reply)
+    expected = row.reply if isinstance(row.reply, bytes) else USUAL[stage][row.reply]
+    assert (verdict.meaning, verdict.reply.render(utf8=True)) == (row.meaning, expected)
 
 
 # What makes a verdict none: each starts a new line, or a new page, for somebody.
@@ -71,7 +102,7 @@ CONTROLS: Final = [
     ("paragraph-separator", "\u2029".encode()),
 ]
 
-VALIDATE_ROWS: Final = [
+PASSING_ROWS: Final = [  # to all stages but save
     Row("passed", b"PASSED", ACCEPTED, TAKEN),
     Row("pass", b"PASS", ACCEPTED, TAKEN),
     Row("status-299", b"PASSED", ACCEPTED, TAKEN, status=299),
@@ -83,24 +114,22 @@ VALIDATE_ROWS: Final = [
     Row("crlf", b"PASSED\r\n", ACCEPTED, TAKEN),
     Row("harmless-stderr", b"PASSED", ACCEPTED, TAKEN, stderr=b"PHP message: looked it up"),
     Row("warning-on-stderr", b"PASSED", ACCEPTED, TAKEN, stderr=b"PHP message: PHP Warning:  Undefined variable $x"),
-    Row("lower-case", b"passed", REFUSED, NO_USER),
-    Row("glued-word", b"PASSEDxyz", REFUSED, NO_USER),
-    Row("other-words", b"who is that?", REFUSED, NO_USER),
-    Row("other-words-in-lines", b"who\nis\nthat?", REFUSED, NO_USER),
-    Row("2xx-is-no-verdict", b"250 OK", REFUSED, NO_USER),
-    Row("3xx-is-no-verdict", b"354 go on", REFUSED, NO_USER),
-    Row("verdict-not-first", b"well\nPASSED", REFUSED, NO_USER),
-    Row("not-utf-8", b"\xff\xfe", REFUSED, NO_USER),
-    Row("line-behind-passed", b"PASSED\nreally", FAILED, LOCAL_ERROR),
-    Row("cr-line-behind-passed", b"PASSED\rreally", FAILED, LOCAL_ERROR),
-    Row("reply-behind-passed", b"PASSED\n550 no", FAILED, LOCAL_ERROR),
-    *(Row(f"behind-passed-{name}", b"PASSED" + octets + b"x", FAILED, LOCAL_ERROR) for name, octets in CONTROLS),
-    Row("passed-twice", b"PASSED\nPASSED", FAILED, LOCAL_ERROR),
-    Row("saved", b"SAVED", FAILED, LOCAL_ERROR),
-    Row("saved-id", b"SAVED id=1", FAILED, LOCAL_ERROR),
-    Row("discard", b"DISCARD", FAILED, LOCAL_ERROR),
-    Row("550", b"550", REFUSED, b"550 5.1.1 Refused\r\n"),
-    Row("450", b"450", REFUSED, b"450 4.2.0 Try again later\r\n"),
+    Row("lower-case", b"passed", REFUSED, REFUSAL),
+    Row("glued-word", b"PASSEDxyz", REFUSED, REFUSAL),
+    Row("other-words", b"who is that?", REFUSED, REFUSAL),
+    Row("other-words-in-lines", b"who\nis\nthat?", REFUSED, REFUSAL),
+    Row("2xx-is-no-verdict", b"250 OK", REFUSED, REFUSAL),
+    Row("3xx-is-no-verdict", b"354 go on", REFUSED, REFUSAL),
+    Row("verdict-not-first", b"well\nPASSED", REFUSED, REFUSAL),
+    Row("not-utf-8", b"\xff\xfe", REFUSED, REFUSAL),
+    Row("line-behind-passed", b"PASSED\nreally", FAILED, FAILURE),
+    Row("cr-line-behind-passed", b"PASSED\rreally", FAILED, FAILURE),
+    Row("reply-behind-passed", b"PASSED\n550 no", FAILED, FAILURE),
+    *(Row(f"behind-passed-{name}", b"PASSED" + octets + b"x", FAILED, FAILURE) for name, octets in CONTROLS),
+    Row("passed-twice", b"PASSED\nPASSED", FAILED, FAILURE),
+    Row("saved", b"SAVED", FAILED, FAILURE),
+    Row("saved-id", b"SAVED id=1", FAILED, FAILURE),
+    Row("discard", b"DISCARD", FAILED, FAILURE),
 ]
 
 SAVE_ROWS: Final = [
@@ -121,21 +150,21 @@ SAVE_ROWS: Final = [
     Row("id-within-a-word", b"SAVED void=1", ACCEPTED, QUEUED),
     Row("discard", b"DISCARD", DISCARDED, QUEUED),
     Row("discard-with-words", b"DISCARD spam", DISCARDED, QUEUED),
-    Row("other-words", b"could not store it", FAILED, LOCAL_ERROR),
-    Row("glued-word", b"SAVEDxx", FAILED, LOCAL_ERROR),
-    Row("lower-case", b"saved", FAILED, LOCAL_ERROR),
-    Row("passed", b"PASSED", FAILED, LOCAL_ERROR),
-    Row("line-behind-saved", b"SAVED\noops", FAILED, LOCAL_ERROR),
-    Row("line-behind-discard", b"DISCARD\noops", FAILED, LOCAL_ERROR),
-    Row("id-with-control", b"SAVED id=a\0b", FAILED, LOCAL_ERROR),
-    *(Row(f"behind-saved-{name}", b"SAVED" + octets + b"x", FAILED, LOCAL_ERROR) for name, octets in CONTROLS),
-    Row("control-behind-discard", b"DISCARD x\x0cy", FAILED, LOCAL_ERROR),
-    Row("saved-twice", b"SAVED\nSAVED", FAILED, LOCAL_ERROR),
+    Row("other-words", b"could not store it", FAILED, FAILURE),
+    Row("glued-word", b"SAVEDxx", FAILED, FAILURE),
+    Row("lower-case", b"saved", FAILED, FAILURE),
+    Row("passed", b"PASSED", FAILED, FAILURE),
+    Row("line-behind-saved", b"SAVED\noops", FAILED, FAILURE),
+    Row("line-behind-discard", b"DISCARD\noops", FAILED, FAILURE),
+    Row("id-with-control", b"SAVED id=a\0b", FAILED, FAILURE),
+    *(Row(f"behind-saved-{name}", b"SAVED" + octets + b"x", FAILED, FAILURE) for name, octets in CONTROLS),
+    Row("control-behind-discard", b"DISCARD x\x0cy", FAILED, FAILURE),
+    Row("saved-twice", b"SAVED\nSAVED", FAILED, FAILURE),
     Row("550-is-not-about-a-user", b"550 no", REFUSED, b"550 5.7.1 no\r\n"),
     Row("550-of-its-own", b"550 5.1.1 no", REFUSED, b"550 5.1.1 no\r\n"),
 ]
 
-# The same to both stages
+# To all stages but connect and auth
 REPLY_ROWS: Final = [
     Row("code-enhanced-text", b"554 5.6.0 bad content", REFUSED, b"554 5.6.0 bad content\r\n"),
     Row("code-text", b"554 bad content", REFUSED, b"554 5.7.1 bad content\r\n"),
@@ -177,15 +206,54 @@ REPLY_ROWS: Final = [
         REFUSED,
         b"554 5.6.0 " + "\u20ac".encode() * 133 + b"\r\n",
     ),
-    # Half a reply is a mistake of the script: it may not bounce the mail.
-    Row("mixed-codes", b"554-one\n550 two", FAILED, LOCAL_ERROR),
-    Row("no-dash", b"554 one\n554 two", FAILED, LOCAL_ERROR),
-    Row("dash-on-the-last", b"554-one", FAILED, LOCAL_ERROR),
-    Row("words-behind", b"554 one\nand two", FAILED, LOCAL_ERROR),
-    Row("passed-behind", b"554 one\nPASSED", FAILED, LOCAL_ERROR),
-    Row("saved-behind", b"450 one\nSAVED", FAILED, LOCAL_ERROR),
-    Row("empty-line-between", b"554-one\n\n554 two", FAILED, LOCAL_ERROR),
-    Row("twenty-one-lines", b"554-x\n" * 20 + b"554 x", FAILED, LOCAL_ERROR),
+]
+
+# RFC 5321 3.1 and RFC 7504: what may stand in place of a greeting
+CONNECT_ROWS: Final = [
+    Row("554", b"554 5.7.0 go away", REFUSED, b"554 5.7.0 go away\r\n"),
+    Row("521", b"521 nobody here", REFUSED, b"521 5.3.2 nobody here\r\n"),
+    Row("421", b"421 4.7.1 later", REFUSED, b"421 4.7.1 later\r\n"),
+    Row("421-alone", b"421", REFUSED, b"421 4.3.2 Try again later\r\n"),
+    Row("another-5xx", b"550 5.7.25 no name", REFUSED, b"554 5.7.25 no name\r\n"),
+    Row("another-5xx-bare", b"550 no", REFUSED, b"554 5.7.1 no\r\n"),
+    Row("another-4xx", b"450 4.7.1 greylisted", REFUSED, b"421 4.7.1 greylisted\r\n"),
+    Row("another-4xx-bare", b"451 busy", REFUSED, b"421 4.3.2 busy\r\n"),
+    Row("lines", b"550-one\n550 two", REFUSED, b"554-5.7.1 one\r\n554 5.7.1 two\r\n"),
+]
+
+# RFC 4954 6
+AUTH_ROWS: Final = [
+    Row("535", b"535 5.7.8 no", REFUSED, b"535 5.7.8 no\r\n"),
+    Row("535-bare", b"535", REFUSED, b"535 5.7.8 Refused\r\n"),
+    Row("454", b"454 directory is down", REFUSED, b"454 4.7.0 directory is down\r\n"),
+    Row("421", b"421 too often", REFUSED, b"421 4.3.2 too often\r\n"),
+    Row("another-5xx", b"550 5.7.1 locked", REFUSED, b"535 5.7.1 locked\r\n"),
+    Row("521-does-not-close", b"521 locked", REFUSED, b"535 5.7.8 locked\r\n"),
+    Row("another-4xx", b"432 4.7.12 change it", REFUSED, b"454 4.7.12 change it\r\n"),
+    Row("another-4xx-bare", b"450 later", REFUSED, b"454 4.7.0 later\r\n"),
+    Row("wrong-class", b"535 4.7.8 no", REFUSED, b"535 5.7.8 no\r\n"),
+    Row("lines", b"535-one\n535 two", REFUSED, b"535-5.7.8 one\r\n535 5.7.8 two\r\n"),
+]
+
+# 550 is about a recipient to validate alone.
+OF_ONE_STAGE: Final = [
+    *((Stage.CONNECT, row) for row in CONNECT_ROWS),
+    *((Stage.AUTH, row) for row in AUTH_ROWS),
+    *((stage, Row("550", b"550", REFUSED, b"550 5.7.1 Refused\r\n")) for stage in (Stage.HELO, Stage.MAIL, SAVE)),
+    (VALIDATE, Row("550", b"550", REFUSED, b"550 5.1.1 Refused\r\n")),
+    *((stage, Row("450", b"450", REFUSED, b"450 4.2.0 Try again later\r\n")) for stage in (VALIDATE, SAVE)),
+]
+
+# Half a reply is a mistake of the script: it may refuse nothing for ever, at no stage.
+HALF_ROWS: Final = [
+    Row("mixed-codes", b"554-one\n550 two", FAILED, FAILURE),
+    Row("no-dash", b"554 one\n554 two", FAILED, FAILURE),
+    Row("dash-on-the-last", b"554-one", FAILED, FAILURE),
+    Row("words-behind", b"554 one\nand two", FAILED, FAILURE),
+    Row("passed-behind", b"554 one\nPASSED", FAILED, FAILURE),
+    Row("saved-behind", b"450 one\nSAVED", FAILED, FAILURE),
+    Row("empty-line-between", b"554-one\n\n554 two", FAILED, FAILURE),
+    Row("twenty-one-lines", b"554-x\n" * 20 + b"554 x", FAILED, FAILURE),
 ]
 
 FATAL_TEXT: Final = (
@@ -217,65 +285,93 @@ DROPPED: Final = {
     "glued": b"PHP message: hello; PHP message: PHP Fatal error:  gone",
 }
 
-# Failures to both stages, whatever ``unexpected_output`` says: it is not the script that speaks.
+# Failures to every stage, whatever ``unexpected_output`` says: it is not the script that speaks.
 FAILURE_ROWS: Final = [
-    Row("empty", b"", FAILED, LOCAL_ERROR),
-    Row("white-space", b" \r\n\t\n", FAILED, LOCAL_ERROR),
-    Row("bom-alone", BOM, FAILED, LOCAL_ERROR),
-    Row("bom-and-white-space", b"\n" + BOM + b"\r\n", FAILED, LOCAL_ERROR),
+    Row("empty", b"", FAILED, FAILURE),
+    Row("white-space", b" \r\n\t\n", FAILED, FAILURE),
+    Row("bom-alone", BOM, FAILED, FAILURE),
+    Row("bom-and-white-space", b"\n" + BOM + b"\r\n", FAILED, FAILURE),
     *(
-        Row(f"status-{status}-{words.decode().lower()}", words, FAILED, LOCAL_ERROR, status=status)
+        Row(f"status-{status}-{words.decode().lower()}", words, FAILED, FAILURE, status=status)
         for status in (100, 199, 300, 302, 404, 500, 599)
         for words in (b"PASSED", b"SAVED")
     ),
-    Row("status-500-with-reply", b"550 5.1.1 no", FAILED, LOCAL_ERROR, status=500),
-    Row("too-long", b"SAVED " + b"x" * MAX_ANSWER_OCTETS, FAILED, LOCAL_ERROR),
-    Row("fatal-page", FATAL_TEXT, FAILED, LOCAL_ERROR),
-    Row("fatal-page-html", FATAL_HTML, FAILED, LOCAL_ERROR),
-    Row("fatal-page-with-a-long-message", FATAL_TEXT.replace(b"no", b"n" * 9000), FAILED, LOCAL_ERROR),
-    Row("parse-error-page", b"PHP Parse error:  syntax error in /s.php on line 3", FAILED, LOCAL_ERROR),
-    Row("fatal-behind-saved", b"SAVED" + FATAL_TEXT, FAILED, LOCAL_ERROR),
-    Row("fatal-behind-passed", b"PASSED" + FATAL_HTML, FAILED, LOCAL_ERROR),
-    Row("warning-before-passed", WARNING_TEXT + b"PASSED", FAILED, LOCAL_ERROR),
-    Row("warning-before-passed-html", WARNING_HTML + b"PASSED", FAILED, LOCAL_ERROR),
-    Row("warning-before-saved", WARNING_TEXT + b"SAVED", FAILED, LOCAL_ERROR),
-    Row("warning-before-reply", WARNING_TEXT + b"550 5.1.1 no", FAILED, LOCAL_ERROR),
-    Row("notice-alone", b"Notice: x in /s.php on line 3", FAILED, LOCAL_ERROR),
-    Row("strict-standards", b"\nStrict Standards:  x in /s.php on line 3\n", FAILED, LOCAL_ERROR),
+    Row("status-500-with-reply", b"550 5.1.1 no", FAILED, FAILURE, status=500),
+    Row("too-long", b"SAVED " + b"x" * MAX_ANSWER_OCTETS, FAILED, FAILURE),
+    Row("fatal-page", FATAL_TEXT, FAILED, FAILURE),
+    Row("fatal-page-html", FATAL_HTML, FAILED, FAILURE),
+    Row("fatal-page-with-a-long-message", FATAL_TEXT.replace(b"no", b"n" * 9000), FAILED, FAILURE),
+    Row("parse-error-page", b"PHP Parse error:  syntax error in /s.php on line 3", FAILED, FAILURE),
+    Row("fatal-behind-saved", b"SAVED" + FATAL_TEXT, FAILED, FAILURE),
+    Row("fatal-behind-passed", b"PASSED" + FATAL_HTML, FAILED, FAILURE),
+    Row("warning-before-passed", WARNING_TEXT + b"PASSED", FAILED, FAILURE),
+    Row("warning-before-passed-html", WARNING_HTML + b"PASSED", FAILED, FAILURE),
+    Row("warning-before-saved", WARNING_TEXT + b"SAVED", FAILED, FAILURE),
+    Row("warning-before-reply", WARNING_TEXT + b"550 5.1.1 no", FAILED, FAILURE),
+    Row("notice-alone", b"Notice: x in /s.php on line 3", FAILED, FAILURE),
+    Row("strict-standards", b"\nStrict Standards:  x in /s.php on line 3\n", FAILED, FAILURE),
     Row(
         "strict-standards-html",
         b"<br />\n<b>Strict Standards</b>:  x in <b>/s.php</b> on line <b>3</b><br />\n",
         FAILED,
-        LOCAL_ERROR,
+        FAILURE,
     ),
-    Row("catchable", b"\nCatchable fatal error:  x in /s.php on line 3\n", FAILED, LOCAL_ERROR),
+    Row("catchable", b"\nCatchable fatal error:  x in /s.php on line 3\n", FAILED, FAILURE),
     Row(
         "xdebug",
         b"<br />\n<font size='1'><table class='xdebug-error xe-fatal-error' dir='ltr' border='1'>\n"
         b"<tr><th>( ! )</span> Fatal error: Uncaught Error: x in /s.php on line <i>3</i></th></tr>",
         FAILED,
-        LOCAL_ERROR,
+        FAILURE,
     ),
-    Row("fatal-without-a-line", b"PHP Fatal error:  Uncaught x in /s.php:3", FAILED, LOCAL_ERROR),
-    Row("parse-error-cut", b"well\nPHP Parse error:  syntax err", FAILED, LOCAL_ERROR),
-    Row("deprecated-alone", b"Deprecated: x in /s.php on line 3", FAILED, LOCAL_ERROR),
+    Row("fatal-without-a-line", b"PHP Fatal error:  Uncaught x in /s.php:3", FAILED, FAILURE),
+    Row("parse-error-cut", b"well\nPHP Parse error:  syntax err", FAILED, FAILURE),
+    Row("deprecated-alone", b"Deprecated: x in /s.php on line 3", FAILED, FAILURE),
     *(
-        Row(f"{name}-{words.split()[0].decode().lower()}", words, FAILED, LOCAL_ERROR, stderr=line)
+        Row(f"{name}-{words.split()[0].decode().lower()}", words, FAILED, FAILURE, stderr=line)
         for name, line in DROPPED.items()
         for words in (b"PASSED", b"SAVED", b"550 5.1.1 no")
     ),
 ]
 
 
-@pytest.mark.parametrize("row", VALIDATE_ROWS + REPLY_ROWS, ids=attrgetter("id"))
+PASSING: Final = [pytest.param(stage, id=stage.value) for stage in Stage if stage is not SAVE]
+REPLYING: Final = [pytest.param(stage, id=stage.value) for stage in Stage if stage not in (Stage.CONNECT, Stage.AUTH)]
+STAGES: Final = [pytest.param(stage, id=stage.value) for stage in Stage]
+
+
+@pytest.mark.parametrize("row", PASSING_ROWS, ids=attrgetter("id"))
 @pytest.mark.parametrize("unexpected", Unexpected)
-def test_validate_answers_the_table(row: Row, unexpected: Unexpected) -> None:
-    check(VALIDATE, row, unexpected)  # the setting is for save only
+@pytest.mark.parametrize("stage", PASSING)
+def test_stages_before_save_answer_the_table(stage: Stage, row: Row, unexpected: Unexpected) -> None:
+    check(stage, row, unexpected)  # the setting is for save only
 
 
-@pytest.mark.parametrize("row", SAVE_ROWS + REPLY_ROWS, ids=attrgetter("id"))
+@pytest.mark.parametrize("row", SAVE_ROWS, ids=attrgetter("id"))
 def test_save_answers_the_table(row: Row) -> None:
     check(SAVE, row)
+
+
+@pytest.mark.parametrize("row", REPLY_ROWS, ids=attrgetter("id"))
+@pytest.mark.parametrize("unexpected", Unexpected)
+@pytest.mark.parametrize("stage", REPLYING)
+def test_a_reply_of_the_script_is_the_reply(stage: Stage, row: Row, unexpected: Unexpected) -> None:
+    check(stage, row, unexpected)
+
+
+@pytest.mark.parametrize(
+    ("stage", "row"), [pytest.param(stage, row, id=f"{stage.value}-{row.id}") for stage, row in OF_ONE_STAGE]
+)
+@pytest.mark.parametrize("unexpected", Unexpected)
+def test_a_reply_is_one_that_may_stand_there(stage: Stage, row: Row, unexpected: Unexpected) -> None:
+    check(stage, row, unexpected)
+
+
+@pytest.mark.parametrize("row", HALF_ROWS, ids=attrgetter("id"))
+@pytest.mark.parametrize("unexpected", Unexpected)
+@pytest.mark.parametrize("stage", STAGES)
+def test_half_a_reply_is_a_failure(stage: Stage, row: Row, unexpected: Unexpected) -> None:
+    check(stage, row, unexpected)
 
 
 @pytest.mark.parametrize("row", SAVE_ROWS, ids=attrgetter("id"))
@@ -285,14 +381,9 @@ def test_save_rejects_other_words_when_told_to(row: Row) -> None:
     check(SAVE, row, Unexpected.REJECT)
 
 
-@pytest.mark.parametrize("row", REPLY_ROWS, ids=attrgetter("id"))
-def test_a_reply_whole_or_half_is_not_touched_by_the_setting(row: Row) -> None:
-    check(SAVE, row, Unexpected.REJECT)
-
-
 @pytest.mark.parametrize("row", FAILURE_ROWS, ids=attrgetter("id"))
 @pytest.mark.parametrize("unexpected", Unexpected)
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_failure_is_temporary_to_every_stage(row: Row, unexpected: Unexpected, stage: Stage) -> None:
     check(stage, row, unexpected)
 
@@ -314,7 +405,7 @@ def test_words_like_those_of_php_are_a_reply_all_the_same() -> None:
     assert ask(VALIDATE, words).reply.render() == words + b"\r\n"
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_reason_is_what_was_printed_in_one_clean_line(stage: Stage) -> None:
     assert ask(stage, b"leave me\x1b[2J\r\nalone").reason.endswith("leave me [2J alone")
     assert ask(stage, b"550 5.1.1 Account\xe2\x80\xa8locked").reason == "550 5.1.1 Account locked"
@@ -341,7 +432,8 @@ OUTPUTS: Final = st.lists(FRAGMENTS | st.binary(max_size=8), max_size=12).map(b"
 STDERRS: Final = st.binary(max_size=20) | st.sampled_from(sorted(DROPPED.values()))
 STATUSES: Final = st.just(200) | st.integers(0, 999)
 
-VERDICT_WORDS: Final = {VALIDATE: {"PASS", "PASSED"}, SAVE: {"SAVED", "DISCARD"}}
+VERDICT_WORDS: Final = {stage: {"PASS", "PASSED"} for stage in Stage} | {SAVE: {"SAVED", "DISCARD"}}
+LEGAL_CODES: Final = {Stage.CONNECT: {250, 421, 521, 554}, Stage.AUTH: {235, 421, 454, 535}}
 REPLY_WIRE: Final = re.compile(
     r"(?:[245][0-5][0-9]-[245]\.\d{1,3}\.\d{1,3}(?: [^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?\r\n)*"
     r"[245][0-5][0-9] [245]\.\d{1,3}\.\d{1,3}(?: [^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?\r\n"
@@ -356,6 +448,7 @@ def test_any_answer_has_a_verdict_and_a_sound_reply(
     verdict = judge(stage, Answer(status, output, stderr), unexpected=unexpected, queue_id=QUEUE_ID)
     accepts = verdict.reply.code < 400
     assert accepts == (verdict.meaning in (ACCEPTED, DISCARDED))
+    assert verdict.reply.code in LEGAL_CODES.get(stage, {verdict.reply.code})
     if accepts:
         text = output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
         assert 200 <= status <= 299

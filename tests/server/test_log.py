@@ -89,8 +89,9 @@ def test_the_end_does_not_wait_for_a_reader_that_does_not_read(pipe: Path) -> No
 @pytest.mark.parametrize("reads", [pytest.param(True, id="reads"), pytest.param(False, id="does-not-read")])
 def test_a_process_ends_with_its_lines_written_if_somebody_reads_them(*, reads: bool) -> None:
     program = """
+from trio_fcgimail.config import LogStream
 from trio_fcgimail.server import LogFile
-file = LogFile(None)
+file = LogFile(LogStream.STDERR)
 file.line("first")
 for _ in range(300):
     file.line("x" * 1000)

@@ -1,4 +1,7 @@
-"""A large mail takes no more memory than a small one: 5 MB, then 50 MB, through a whole server in a fresh process."""
+"""A large mail takes no more memory than a small one: 5 MB, then 50 MB, through a whole server in a fresh process.
+
+In the clear and over TLS.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import pytest
 import trio
 
+from tests.certificates import Authority
+from tests.server.encrypted import dialogue_over, tls_listener
 from tests.support import HEAD, Journal, Line, ScriptedResponder, serving, settings
 from trio_fcgimail import fastcgi
+from trio_fcgimail.config import TlsMode
 
 MEGABYTE: Final = 1_000_000
 SMALL: Final = 5
@@ -22,10 +29,11 @@ ALLOWED_GROWTH_KIB: Final = 4096  # a tenth of what the larger mail has more
 LINE: Final = b"0123456789 & 100% + x; " * 3 + b"\r\n"
 
 
-def test_memory_does_not_grow_with_the_mail() -> None:
+@pytest.mark.parametrize("tls", [TlsMode.NONE, TlsMode.IMPLICIT], ids=["in-the-clear", "over-tls"])
+def test_memory_does_not_grow_with_the_mail(tls: TlsMode) -> None:
     root = Path(__file__).parents[2]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.server.test_memory"],
+        [sys.executable, "-m", "tests.server.test_memory", tls.value],
         cwd=root,
         capture_output=True,
         text=True,
@@ -71,22 +79,27 @@ class Sink:
         await line.write(conn.send_stdout(1, HEAD + b"SAVED") + conn.end_request(1))
 
 
-async def measure(folder: Path) -> None:
+async def measure(folder: Path, tls: TlsMode) -> None:
     """Send both mails, and print the peaks."""
     sink = Sink()
     journal = Journal(folder / "log")
+    authority = Authority(folder)
+    listener = '[[listeners]]\naddress = "127.0.0.1:0"' if tls is TlsMode.NONE else tls_listener(authority, tls)
     config = settings(
         f"""
-        listeners = [{{ address = "127.0.0.1:0" }}]
         limits.message_octets = 0
         spool.directory = "{folder}"
         fastcgi.upstreams = ["unix:{folder}/fcgi.sock"]
+        {listener}
         """
     )
     async with trio.open_nursery() as nursery:
         await ScriptedResponder(nursery, sink.act).listen(folder / "fcgi.sock")
         async with serving(config, journal) as served:
-            client = await served.guest()
+            client = await served.dial()
+            if tls is TlsMode.IMPLICIT:
+                client = dialogue_over(authority.client(client.stream))
+            await client.hello()
             peaks = [peak_kib()]
             for megabytes in (SMALL, LARGE):
                 await client.begin()
@@ -103,4 +116,4 @@ async def measure(folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
-        trio.run(partial(measure, Path(name)))
+        trio.run(partial(measure, Path(name), TlsMode(sys.argv[1])))

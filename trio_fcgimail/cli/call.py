@@ -17,12 +17,14 @@ import trio
 
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure, writing_output
 from trio_fcgimail.config import UpstreamAddress
-from trio_fcgimail.mail import Answer, Field, get_parameters, post_parameters
+from trio_fcgimail.mail import Answer, Field, Meaning, Stage, Unexpected, get_parameters, judge, post_parameters
+from trio_fcgimail.mail.request import query_string
 from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, connect, request
 
 _MAX_OUTPUT_OCTETS: Final = 64 << 20
 _MAX_PIPED_OCTETS: Final = 1 << 30  # ours: what a pipe may put on our disk
 _BLOCK_OCTETS: Final = 65_536
+_GREETED: Final = (Stage.CONNECT, Stage.HELO)  # whose good reply is the core's own
 
 
 @contextmanager
@@ -48,20 +50,31 @@ def of_known_length(source: BufferedIOBase) -> Iterator[BufferedIOBase]:
         yield copy
 
 
+@contextmanager
+def form_file(fields: Sequence[Field]) -> Iterator[BufferedIOBase]:
+    """The fields as a form that can be posted."""
+    with tempfile.TemporaryFile() as file:
+        file.write(query_string(fields).encode())
+        file.seek(0)
+        yield file
+
+
 async def call_script(
     address: UpstreamAddress,
     script: str,
     fields: Sequence[Field],
     post: BufferedIOBase | None,
     *,
+    stage: Stage,
     hostname: str,
     content_type: str,
     seconds: float,
     connect: Connect = connect,
 ) -> int:
-    """Make the request and print what came back; returns the exit code.
+    """Make the request and print what came back, and what it would mean; returns the exit code.
 
     Args:
+        stage: what the answer is judged as.
         post: the body, from where it stands to its end; see :func:`of_known_length`. None for a GET.
         seconds: for all of it.
 
@@ -80,16 +93,26 @@ async def call_script(
         )
     try:
         stream = await connect(address, seconds=seconds)
+        connected = trio.current_time()
         left = max(0.0, round(seconds - (trio.current_time() - began), 3))  # round, as it is shown
         answer = await request(stream, parameters, body, seconds=left, max_output_octets=_MAX_OUTPUT_OCTETS)
     except (UpstreamError, OSError) as exc:
         click.echo(f"trio_fcgimail: {exc}", err=True)
         return RAN_AND_FAILED
-    milliseconds = 1000 * (trio.current_time() - began)
+    whole, to_connect = (1000 * (moment - began) for moment in (trio.current_time(), connected))
     with writing_output():
         _show(answer)
-    click.echo(f"{milliseconds:.1f} ms, appStatus {answer.app_status}", err=True)
+    click.echo(f"{whole:.1f} ms, {to_connect:.1f} of them to connect; appStatus {answer.app_status}", err=True)
+    click.echo(_verdict(stage, answer), err=True)
     return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
+
+
+def _verdict(stage: Stage, answer: Answer) -> str:
+    """What the server would make of it."""
+    verdict = judge(stage, answer, unexpected=Unexpected.TEMPFAIL, queue_id="ID")
+    reply = "greeted" if verdict.meaning is Meaning.ACCEPTED and stage in _GREETED else verdict.reply.text
+    why = f" ({verdict.reason})" if verdict.meaning is Meaning.FAILED else ""
+    return f"as {stage.value}: {verdict.meaning.value}, {reply}{why}"
 
 
 async def _pieces(source: BufferedIOBase, start: int, octets: int) -> AsyncGenerator[bytes, None]:

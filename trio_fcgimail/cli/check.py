@@ -6,6 +6,7 @@ import os
 import shutil
 import ssl
 import tempfile
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, assert_never
@@ -16,15 +17,28 @@ import rich.text
 import trio
 
 from trio_fcgimail import smtp
+from trio_fcgimail.cli.certificate import check_certificate
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
 from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
-from trio_fcgimail.config import ListenerSettings, ScriptSettings, Settings, TcpAddress, TlsMode, UnixAddress
+from trio_fcgimail.config import (
+    Concern,
+    Configuration,
+    ConfigWarning,
+    ListenAddress,
+    ListenerSettings,
+    LogStream,
+    ScriptSettings,
+    Settings,
+    TcpAddress,
+    TlsMode,
+    UnixAddress,
+)
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session, clean, get_parameters
 from trio_fcgimail.server import ListenError
-from trio_fcgimail.server.entrance import open_entrance, server_options
+from trio_fcgimail.server.entrance import server_options
 from trio_fcgimail.server.listeners import close_listener, open_listeners
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.upstream import UpstreamError, connect, request
@@ -35,16 +49,21 @@ _LITTLE_FREE_OCTETS: Final = 1 << 30
 _LIMITS: Final = "PHP's limits"
 
 
-async def check_settings(settings: Settings, path: Path, *, probe: bool, probe_script: str | None) -> int:
+async def check_settings(configuration: Configuration, path: Path, *, probe: bool, probe_script: str | None) -> int:
     """Try everything, print the table; returns the exit code.
 
     Args:
         probe: whether to ask the validate script.
         probe_script: the path of probe.php, as the FastCGI server sees it; None to leave PHP's limits unknown.
     """
+    settings = configuration.settings
     findings = [Finding("configuration", State.GOOD, f"{path} can be read")]
+    findings += map(_warned, configuration.warnings)
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
+        if listener.certificate is not None:
+            key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
+            findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings.append(await _check_upstream(settings))
     findings += _check_scripts(settings.scripts)
@@ -53,6 +72,12 @@ async def check_settings(settings: Settings, path: Path, *, probe: bool, probe_s
         findings.append(await _probe(settings))
     _print(findings)
     return RAN_AND_FAILED if any(finding.state is State.BAD for finding in findings) else 0
+
+
+def _warned(warning: ConfigWarning) -> Finding:
+    """What is taken otherwise than it stands in the file; that a key has no effect does no harm."""
+    state = State.GOOD if warning.concern is Concern.UNUSED else State.UNKNOWN
+    return Finding(warning.key, state, f"found {warning.found}: {warning.done}")
 
 
 def _print(findings: list[Finding]) -> None:
@@ -66,10 +91,6 @@ def _print(findings: list[Finding]) -> None:
 
 
 async def _check_listener(key: str, listener: ListenerSettings, settings: Settings) -> Finding:
-    try:
-        open_entrance(settings, listener)
-    except ListenError as exc:
-        return Finding(key, State.BAD, f"{exc}; correct certificate and private_key, and who may read them")
     try:
         opened = await open_listeners(listener)
     except ListenError as exc:
@@ -93,7 +114,7 @@ async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
     """Whether what holds the address says exactly that; who it is by its certificate is not asked."""
     with trio.move_on_after(_BANNER_SECONDS):
         try:
-            stream: trio.abc.Stream = await connect(listener.address, seconds=_BANNER_SECONDS)
+            stream: trio.abc.Stream = await connect(_reachable(listener.address), seconds=_BANNER_SECONDS)
             if listener.tls is TlsMode.IMPLICIT:
                 stream = trio.SSLStream(stream, _trusting(), https_compatible=True)
             async with stream:
@@ -101,6 +122,14 @@ async def _greets_with(listener: ListenerSettings, banner: bytes) -> bool:
         except (UpstreamError, trio.BrokenResourceError):
             return False
     return False
+
+
+def _reachable(address: ListenAddress) -> ListenAddress:
+    match address:
+        case TcpAddress(host="*", port=port):
+            return TcpAddress("localhost", port)
+        case _:
+            return address
 
 
 def _trusting() -> ssl.SSLContext:
@@ -121,8 +150,8 @@ def _check_descriptors(settings: Settings) -> Finding:
 
 def _check_log(settings: Settings) -> Finding:
     path = settings.log.file
-    if path is None:
-        return Finding("log.file", State.GOOD, "standard error")
+    if isinstance(path, LogStream):
+        return Finding("log.file", State.GOOD, path.value)
     writable = os.access(path, os.W_OK) if path.exists() else os.access(path.parent, os.W_OK | os.X_OK)
     if writable and not path.is_dir():
         return Finding("log.file", State.GOOD, f"{path} can be written")

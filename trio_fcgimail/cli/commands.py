@@ -17,25 +17,29 @@ import rich.console
 import trio
 
 from trio_fcgimail import __version__
-from trio_fcgimail.cli.call import call_script, of_known_length
+from trio_fcgimail.cli.call import call_script, form_file, of_known_length
 from trio_fcgimail.cli.check import check_settings
 from trio_fcgimail.cli.problems import BadConfiguration, Failure, writing_output
 from trio_fcgimail.cli.run import OwnPhp, run_server
 from trio_fcgimail.config import (
     DEFAULT_LISTEN,
     ConfigErrors,
+    Configuration,
     ListenAddress,
+    LogLevel,
     Settings,
     UnixAddress,
     UpstreamAddress,
+    convert_file,
     find_configuration,
     is_domain,
-    load_settings,
+    load_configuration,
     parse_listen_address,
     parse_upstream_address,
     serve_settings,
 )
 from trio_fcgimail.demo import run_demo
+from trio_fcgimail.mail import Stage
 from trio_fcgimail.server.php import PHP_MISSING, find_php
 
 _CONFIGURATION = click.Path(path_type=Path)
@@ -61,10 +65,10 @@ def default_hostname() -> str:
     return name if is_domain(name) else "localhost"
 
 
-def read_settings(path: Path) -> Settings:
+def read_configuration(path: Path, *, discard: bool = False) -> Configuration:
     """Read a configuration file. Raises BadConfiguration."""
     try:
-        return load_settings(path, default_hostname=default_hostname())
+        return load_configuration(path, default_hostname=default_hostname(), discard=discard)
     except ConfigErrors as exc:
         raise BadConfiguration(exc) from exc
 
@@ -86,7 +90,8 @@ def cli(ctx: click.Context) -> None:
         return
     path = find_configuration(Path.cwd())
     if path is not None:
-        sys.exit(run_server(read_settings(path)))
+        configuration = read_configuration(path)
+        sys.exit(run_server(configuration.settings, warnings=configuration.warnings))
     console = rich.console.Console(highlight=False)
     sys.exit(
         trio.run(
@@ -98,7 +103,17 @@ def cli(ctx: click.Context) -> None:
 
 
 @cli.command()
-@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The TOML file to serve.")
+@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The file to serve, TOML or goguerrilla.conf.json.")
+@click.option(
+    "-p",
+    "--pid-file",
+    "--pidFile",
+    "pid_file",
+    type=_CONFIGURATION,
+    help="Where our process id goes, not as the file says.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log at level debug, whatever the file says.")
+@click.option("--discard", is_flag=True, help="Serve a file whose chain stores no mail anywhere.")
 @click.option(
     "--save", type=click.Path(path_type=Path), help="The script that every mail is handed to; no file needed."
 )
@@ -125,6 +140,9 @@ def cli(ctx: click.Context) -> None:
 def serve(
     ctx: click.Context,
     config: Path | None,
+    pid_file: Path | None,
+    verbose: bool,
+    discard: bool,
     save: Path | None,
     validate: Path | None,
     fastcgi: UpstreamAddress | None,
@@ -141,9 +159,14 @@ def serve(
     """
     if save is None:
         _refuse_options_of_save(ctx)
-        sys.exit(run_server(read_settings(config or _configuration_here())))
+        configuration = read_configuration(config or _configuration_here(), discard=discard).with_options(
+            pid_file=pid_file, level=LogLevel.DEBUG if verbose else None
+        )
+        sys.exit(run_server(configuration.settings, warnings=configuration.warnings))
     if config is not None:
         raise click.UsageError("--config and --save exclude each other: the file names its own scripts.")
+    if discard:
+        raise click.UsageError("--discard is for a configuration file; --save stores every mail.")
     if fastcgi is not None and php_user is not None:
         raise click.UsageError("--php-user is for a PHP of our own; --fastcgi names another's.")
     settings_with = partial(
@@ -159,6 +182,8 @@ def serve(
         settings = _without_upstream(settings_with) if fastcgi is None else settings_with(upstream=fastcgi)
     except ConfigErrors as exc:
         raise BadConfiguration(exc) from exc
+    level = LogLevel.DEBUG if verbose else None
+    settings = Configuration(settings).with_options(pid_file=pid_file, level=level).settings
     sys.exit(_serve_with_own_php(settings, php_user) if fastcgi is None else run_server(settings))
 
 
@@ -183,7 +208,7 @@ def _refuse_options_of_save(ctx: click.Context) -> None:
     for parameter in ctx.command.params:
         name = parameter.name or ""
         given = ctx.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
-        if given and name not in ("config", "save"):
+        if given and name not in ("config", "save", "pid_file", "verbose", "discard"):
             raise click.UsageError(f"{parameter.opts[-1]} goes with --save; a configuration file says it by itself.")
 
 
@@ -202,14 +227,15 @@ def _script_path(path: Path, *, must_exist: bool) -> str:
 
 
 @cli.command()
-@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The TOML file to check.")
+@click.option("-c", "--config", "config", type=_CONFIGURATION, help="The file to check, TOML or goguerrilla.conf.json.")
 @click.option("--probe", is_flag=True, help="Ask the validate script about postmaster at the first allowed domain.")
 @click.option(
     "--probe-script",
     metavar="PATH",
     help="Ask PHP for its limits: where the FastCGI server sees a copy of our probe.php.",
 )
-def check(config: Path | None, probe: bool, probe_script: str | None) -> None:
+@click.option("--discard", is_flag=True, help="Take a file whose chain stores no mail anywhere.")
+def check(config: Path | None, probe: bool, probe_script: str | None, discard: bool) -> None:
     """Read the configuration, try everything it names and say what holds; no mail is taken and none saved.
 
     Exit code 0 when all is good, 1 when something fails, 2 when the configuration cannot be read.
@@ -217,14 +243,32 @@ def check(config: Path | None, probe: bool, probe_script: str | None) -> None:
     if probe_script is not None and (not probe_script.startswith("/") or "\0" in probe_script):
         raise click.UsageError("--probe-script is an absolute path.")
     path = config or _configuration_here()
-    settings = read_settings(path)
-    sys.exit(trio.run(partial(check_settings, settings, path, probe=probe, probe_script=probe_script)))
+    configuration = read_configuration(path, discard=discard)
+    sys.exit(trio.run(partial(check_settings, configuration, path, probe=probe, probe_script=probe_script)))
+
+
+@cli.command()
+@click.argument("file", type=_CONFIGURATION)
+@click.option("--discard", is_flag=True, help="Take a file whose chain stores no mail anywhere.")
+def convert(file: Path, discard: bool) -> None:
+    """Print a goguerrilla.conf.json as TOML that means the same, with a comment where there is something to know."""
+    try:
+        text = convert_file(file, default_hostname=default_hostname(), discard=discard)
+    except ConfigErrors as exc:
+        raise BadConfiguration(exc) from exc
+    with writing_output():
+        click.echo(text, nl=False)
 
 
 @cli.command()
 @click.argument("script")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--post", type=click.File("rb"), metavar="FILE", help="POST this as the body; - is standard input.")
+@click.option(
+    "--stage",
+    type=click.Choice([stage.value for stage in Stage]),
+    help="Ask as this stage does, and say what the answer means to it; by default save for a POST, else validate.",
+)
 @click.option("--content-type", default="application/x-www-form-urlencoded", show_default=True, help="Of the body.")
 @click.option(
     "--fastcgi", metavar="ADDRESS", callback=_upstream_address, required=True, help="unix:/PATH or HOST:PORT."
@@ -234,14 +278,16 @@ def call(
     script: str,
     fields: tuple[str, ...],
     post: BufferedIOBase | None,
+    stage: str | None,
     content_type: str,
     fastcgi: UpstreamAddress,
     seconds: float,
 ) -> None:
     """Make one FastCGI request by hand: SCRIPT is its absolute path as the FastCGI server sees it.
 
-    The fields go into the query string. Status, headers and body go to standard output, the script's STDERR to
-    standard error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
+    The fields go into the query string, with --stage auth and no --post into a form. Status, headers and body go to
+    standard output; the script's STDERR, the time it took, and what the server would make of the answer to standard
+    error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
     """
     pairs: list[tuple[str, str]] = []
     for field in fields:
@@ -253,9 +299,14 @@ def call(
         raise click.UsageError("SCRIPT is an absolute path.")
     if math.isnan(seconds):  # which no range of click's keeps out
         raise click.UsageError("--seconds is a number.")
+    if stage is not None and post is None and "stage" not in dict(pairs):
+        pairs.append(("stage", stage))
     with ExitStack() as stack:
+        if stage == Stage.AUTH.value and post is None:
+            post, pairs = stack.enter_context(form_file(pairs)), []
         body = None if post is None else stack.enter_context(of_known_length(post))
-        request = partial(call_script, fastcgi, script, pairs, body, hostname=default_hostname())
+        judged_as = Stage(stage or (Stage.VALIDATE if post is None else Stage.SAVE).value)
+        request = partial(call_script, fastcgi, script, pairs, body, stage=judged_as, hostname=default_hostname())
         sys.exit(trio.run(partial(request, content_type=content_type, seconds=seconds)))
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from trio_fcgimail.config import Settings
-from trio_fcgimail.server.app import MAX_POLITE_REFUSALS
+from trio_fcgimail.server.doorman import MAX_POLITE_REFUSALS
 
 _PER_CONNECTION: Final = 2  # the socket, and the spool file of a mail
 _SPARE: Final = 64  # ours: Trio's own, the log, pipes to PHP, files that are open for a moment

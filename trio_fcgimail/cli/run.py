@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -12,8 +13,9 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
+from trio_fcgimail.cli.pidfile import pid_file
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
-from trio_fcgimail.config import Settings, UnixAddress
+from trio_fcgimail.config import ConfigWarning, LogLevel, Settings, UnixAddress
 from trio_fcgimail.server import Ending, LogFile, LogObserver, Server, StartError, make_log, stop_at_signals
 from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
 
@@ -34,7 +36,7 @@ class OwnPhp:
 
 
 @final
-class _Run:
+class _Running:
     """What signals end: the start, and from then on the server.
 
     Args:
@@ -64,12 +66,13 @@ class _Run:
             self._server.cut()
 
 
-def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
+def run_server(settings: Settings, php: OwnPhp | None = None, *, warnings: Sequence[ConfigWarning] = ()) -> int:
     """Serve until a signal says stop; returns the exit code.
 
     Args:
         settings: with a PHP of our own they name no upstream: its socket becomes the one.
         php: to be started before.
+        warnings: about the file that the settings come from, for the log.
 
     Raises:
         Failure: it could not be started, or PHP could not, or a signal came before it was.
@@ -78,14 +81,17 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
         file = LogFile(settings.log.file)
     except OSError as exc:
         raise Failure(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
+    with closing(file), nullcontext() if settings.pid_file is None else pid_file(settings.pid_file):
+        return _run(settings, file, php, warnings)
+
+
+def _run(settings: Settings, file: LogFile, php: OwnPhp | None, warnings: Sequence[ConfigWarning]) -> int:
     problems: list[str] = []
     ending: Ending | None = None
     try:
-        ending = trio.run(_serve, settings, file, php)
+        ending = trio.run(_serve, settings, file, php, warnings)
     except* (StartError, PhpError) as group:
         problems = [str(exc) for exc in _leaves(group)]
-    finally:
-        file.close()
     if problems:
         raise Failure("; ".join(problems))
     if ending is None:
@@ -93,13 +99,17 @@ def run_server(settings: Settings, php: OwnPhp | None = None) -> int:
     return RAN_AND_FAILED if ending is Ending.CUT else 0
 
 
-async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Ending | None:
+async def _serve(
+    settings: Settings, file: LogFile, php: OwnPhp | None, warnings: Sequence[ConfigWarning]
+) -> Ending | None:
     """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
 
     Returns:
         None when a signal ended the start.
     """
     log = make_log(settings.log, file)
+    for warning in warnings:
+        _tell(log, warning)
     if os.geteuid() == 0:
         log.warning("serving as root; run it as a user of its own")
     if (shortage := find_shortage(settings, raise_limit())) is not None:
@@ -107,7 +117,7 @@ async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Endin
     ending: Ending | None = None
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
-            run = _Run(inner.cancel_scope)
+            run = _Running(inner.cancel_scope)
             await outer.start(stop_at_signals, run, log, file)
             if php is not None:
                 settings = _with_upstream(settings, await inner.start(_run_php, php, settings, log))
@@ -117,6 +127,17 @@ async def _serve(settings: Settings, file: LogFile, php: OwnPhp | None) -> Endin
             inner.cancel_scope.cancel()
         outer.cancel_scope.cancel()
     return ending
+
+
+def _tell(log: structlog.typing.FilteringBoundLogger, warning: ConfigWarning) -> None:
+    match warning.concern.level:
+        case LogLevel.DEBUG:
+            write = log.debug
+        case LogLevel.INFO:
+            write = log.info
+        case _:
+            write = log.warning
+    write("configuration", file=warning.file, key=warning.key, found=warning.found, done=warning.done)
 
 
 async def _run_php(

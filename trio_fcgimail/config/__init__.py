@@ -1,7 +1,7 @@
 """The settings: typed values, where they come from, and their faults (docs/configuration.md).
 
-`load_settings` reads a TOML file, `serve_settings` does without one; both give a `Settings` or raise
-`ConfigErrors` with every fault at once. Nothing here touches the network.
+`load_configuration` reads a TOML file of ours or a JSON file of go-guerrilla, `serve_settings` does without one; both
+give a `Settings` or raise `ConfigErrors` with every fault at once. Nothing here touches the network.
 """
 
 from trio_fcgimail.config.addresses import (
@@ -25,7 +25,9 @@ from trio_fcgimail.config.chain import (
 from trio_fcgimail.config.code import make_settings
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
-from trio_fcgimail.config.reader import known_keys, read_document
+from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
+from trio_fcgimail.config.networks import PeerList
+from trio_fcgimail.config.reader import known_keys, model_document, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
@@ -46,7 +48,15 @@ from trio_fcgimail.config.settings import (
     TlsMode,
     Unexpected,
 )
-from trio_fcgimail.config.sources import find_configuration, load_settings, serve_settings
+from trio_fcgimail.config.sources import (
+    Configuration,
+    convert_file,
+    find_configuration,
+    load_configuration,
+    load_settings,
+    serve_settings,
+)
+from trio_fcgimail.config.warnings import Concern, ConfigWarning
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -54,8 +64,13 @@ __all__ = [
     "BodyKind",
     "BodyLines",
     "ChainSettings",
+    "ClientCertificates",
+    "Concern",
     "ConfigError",
     "ConfigErrors",
+    "ConfigWarning",
+    "Configuration",
+    "Curve",
     "DebuggerSettings",
     "Extension",
     "FastcgiSettings",
@@ -67,9 +82,11 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogSettings",
+    "LogStream",
     "MaildirSettings",
     "MaildirUser",
     "NamedProcessor",
+    "PeerList",
     "Processor",
     "Protocol",
     "RemoteAddr",
@@ -79,14 +96,18 @@ __all__ = [
     "Step",
     "TcpAddress",
     "TlsMode",
+    "TlsVersion",
     "Unexpected",
     "UnixAddress",
     "UpstreamAddress",
+    "convert_file",
     "find_configuration",
     "is_domain",
     "known_keys",
+    "load_configuration",
     "load_settings",
     "make_settings",
+    "model_document",
     "parse_listen_address",
     "parse_upstream_address",
     "read_document",

@@ -16,6 +16,7 @@ __all__ = [
     "parse_upstream_address",
 ]
 
+_ANY_ADDRESS = "*"
 _UNIX = "unix:"
 _TCP = "tcp:"
 _MAX_SOCKET_PATH_OCTETS = 107  # unix(7) of Linux: sun_path has 108, the closing NUL included
@@ -32,7 +33,8 @@ class TcpAddress:
     """A host and a port; `str()` is "HOST:PORT", or "[IPV6]:PORT".
 
     Args:
-        host: an IP address without brackets, normalised, or a name for the resolver, in lower case.
+        host: an IP address without brackets, normalised, or a name for the resolver, in lower case; "*", when
+            listening, is every address of this machine, by IPv4 and IPv6.
         port: 0 to 65535; 0, when listening, leaves the choice to the system.
     """
 
@@ -78,13 +80,16 @@ UpstreamAddress: TypeAlias = UnixAddress | TcpAddress
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Read "127.0.0.1:2525", "[::]:25", "localhost:2525" or "unix:/run/fcgimail.sock".
+    """Read "127.0.0.1:2525", "[::]:25", "*:25", "localhost:2525" or "unix:/run/fcgimail.sock".
 
-    "tcp:" may stand before a host, as it does for an upstream.
+    "*" is every address of this machine. "tcp:" may stand before a host, as it does for an upstream.
 
     Raises:
         ValueError: it is none of these; the text says why.
     """
+    host, _, port = text.removeprefix(_TCP).rpartition(":")
+    if host == _ANY_ADDRESS:
+        return TcpAddress(_ANY_ADDRESS, _port(text, port, lowest=0))
     return _parse(text, lowest_port=0)
 
 
@@ -105,9 +110,13 @@ def _parse(text: str, *, lowest_port: int) -> TcpAddress | UnixAddress:
     host, colon, port = text.removeprefix(_TCP).rpartition(":")
     if not colon:
         raise ValueError(f"{shown(text)} is neither HOST:PORT nor unix:/PATH")
-    if _NUMBER.fullmatch(port) is None or not lowest_port <= int(port) <= 65535:
-        raise ValueError(f"{shown(text)} needs a port from {lowest_port} to 65535 behind its last colon")
-    return TcpAddress(_host(host), int(port))
+    return TcpAddress(_host(host), _port(text, port, lowest=lowest_port))
+
+
+def _port(text: str, port: str, *, lowest: int) -> int:
+    if _NUMBER.fullmatch(port) is None or not lowest <= int(port) <= 65535:
+        raise ValueError(f"{shown(text)} needs a port from {lowest} to 65535 behind its last colon")
+    return int(port)
 
 
 def _socket_path(path: str) -> str:

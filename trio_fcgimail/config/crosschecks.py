@@ -1,4 +1,4 @@
-"""Checks across keys that concern chains; the reader's own concern single keys."""
+"""Checks across keys that concern chains and TLS; the reader's own concern single keys."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -7,10 +7,13 @@ from typing import final
 
 from trio_fcgimail.config.chain import NamedProcessor, Processor
 from trio_fcgimail.config.errors import shown
+from trio_fcgimail.config.listening import ClientCertificates, TlsVersion
 
 __all__ = ["Checks", "Read"]
 
+_MAX_CURVES = 1  # ours: ssl.SSLContext.set_ecdh_curve takes one, up to Python 3.14
 _STAGES = tuple(f"scripts.{stage}" for stage in ("connect", "helo", "auth", "mail", "validate"))
+_ONLY_WITH_TLS = ("tls_maximum", "ciphers", "curves", "client_ca")
 
 
 @final
@@ -56,6 +59,30 @@ class Checks:
         if Processor.MAILDIR in used:
             self._required("maildir.path", 'a path such as "/home/[user]/Maildir", for MailDir in the chain')
             self._required("maildir.user_map", "at least one user, for MailDir in the chain")
+
+    def listener(self, prefix: str) -> None:
+        """Names of TLS are for those who have it, and go together."""
+        tls = self._value(prefix + "certificate")
+        for name in _ONLY_WITH_TLS if tls is None else ():
+            if self._value(prefix + name):
+                self.refuse(prefix + name, shown(self.read[prefix + name].raw), "it only beside a certificate")
+        asked = self._value(prefix + "client_certificates")
+        if tls is None and asked not in (None, ClientCertificates.NONE):
+            raw = self.read[prefix + "client_certificates"].raw
+            self.refuse(prefix + "client_certificates", shown(raw), "it only beside a certificate")
+        if asked is ClientCertificates.NONE and self._value(prefix + "client_ca") is not None:
+            expected = "it only beside client_certificates"
+            self.refuse(prefix + "client_ca", shown(self.read[prefix + "client_ca"].raw), expected)
+        curves = self._value(prefix + "curves")
+        if isinstance(curves, tuple) and len(curves) > _MAX_CURVES:
+            expected = "one curve (several: not yet in this version)"
+            self.refuse(prefix + "curves", shown(self.read[prefix + "curves"].raw), expected)
+        if (
+            self._value(prefix + "tls_minimum") is TlsVersion.TLS_1_3
+            and self._value(prefix + "tls_maximum") is TlsVersion.TLS_1_2
+        ):
+            raw = shown(self.read[prefix + "tls_maximum"].raw)
+            self.refuse(prefix + "tls_maximum", raw, 'nothing below tls_minimum, which is "1.3"')
 
     def _value(self, key: str) -> object:
         read = self.read.get(key)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import final
 
-__all__ = ["ConfigError", "ConfigErrors", "Problems", "shown"]
+__all__ = ["ConfigError", "ConfigErrors", "Problems", "cleaned", "shown"]
 
 _MAX_FILE_CHARS = 200  # ours: a line stays readable in a terminal and in a log
 _MAX_KEY_CHARS = 100  # ours: the longest key of ours has 43
@@ -33,10 +33,10 @@ class ConfigError:
 
     def __str__(self) -> str:
         """Give the line ``FILE: KEY: found X, expected Y``."""
-        file = _clean(self.file, _MAX_FILE_CHARS)
-        key = _clean(self.key, _MAX_KEY_CHARS)
-        found = _clean(self.found, _MAX_FOUND_CHARS)
-        return f"{file}: {key}: found {found}, expected {_clean(self.expected, _MAX_EXPECTED_CHARS)}"
+        file = cleaned(self.file, _MAX_FILE_CHARS)
+        key = cleaned(self.key, _MAX_KEY_CHARS)
+        found = cleaned(self.found, _MAX_FOUND_CHARS)
+        return f"{file}: {key}: found {found}, expected {cleaned(self.expected, _MAX_EXPECTED_CHARS)}"
 
 
 @final
@@ -95,15 +95,15 @@ def shown(value: object) -> str:
         case int() if value.bit_length() > 64:  # str() of a huge one raises
             return f"an integer of {value.bit_length()} bits"
         case str():
-            return _clean(_quoted(value), _MAX_FOUND_CHARS)
+            return cleaned(_quoted(value), _MAX_FOUND_CHARS)
         case []:
             return "an empty list"
         case list():
-            return _clean(_listed(value), _MAX_FOUND_CHARS)
+            return cleaned(_listed(value), _MAX_FOUND_CHARS)
         case dict():
             return "a table"
         case _:
-            return _clean(str(value), _MAX_FOUND_CHARS)
+            return cleaned(str(value), _MAX_FOUND_CHARS)
 
 
 def _quoted(text: str) -> str:
@@ -122,7 +122,7 @@ def _listed(items: list[object]) -> str:
     return f"[{', '.join(texts + more)}]"
 
 
-def _clean(text: str, most: int) -> str:
+def cleaned(text: str, most: int) -> str:
     """Escape what is not printable (controls, direction marks, lone surrogates) and cap the length."""
     cut = text if len(text) <= most else text[: most - 3] + "..."
     return "".join(ch if ch.isprintable() else _escape(ord(ch)) for ch in cut)

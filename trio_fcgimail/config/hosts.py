@@ -6,6 +6,7 @@ from ipaddress import IPv6Address
 from typing import Self, final
 
 from trio_fcgimail import smtp
+from trio_fcgimail.config.globs import Glob
 from trio_fcgimail.mail import comparable_domain
 
 __all__ = ["HostList", "is_domain"]
@@ -14,6 +15,7 @@ _MAX_DOMAIN_OCTETS = 255  # RFC 5321 4.5.3.1.2
 _JOINERS = {0x200C: None, 0x200D: None}  # which IDNA allows where a script needs them
 _ANY = "."
 _BELOW = "*."
+_GLOB = "glob:"
 _IPV6_TAG = "ipv6:"  # RFC 5321 4.1.3, compared without regard to case
 
 
@@ -35,12 +37,14 @@ class HostList:
         below: domains any depth of whose subdomains is meant, likewise.
         holds_any: whether every domain is meant.
         entries: as they were written, in their order.
+        globs: patterns, of domains in their A-labels and of address literals without brackets and tag.
     """
 
     exact: frozenset[str]
     below: frozenset[str]
     holds_any: bool
     entries: tuple[str, ...]
+    globs: tuple[Glob, ...] = ()
 
     @classmethod
     def parse(cls, entries: Sequence[str]) -> Self:
@@ -48,24 +52,27 @@ class HostList:
 
         Args:
             entries: "example.com", "*.example.com" (every subdomain, but not example.com), an address literal
-                such as "[192.0.2.1]" or "[IPv6:2001:db8::1]", or "." for any domain. Names may hold U-labels,
-                which are the same names as their A-labels.
+                such as "[192.0.2.1]" or "[IPv6:2001:db8::1]", a pattern such as "glob:mx*.example.com", or "." for
+                any domain. Names may hold U-labels, which are the same names as their A-labels.
 
         Raises:
             ValueError: an entry is none of these.
         """
         exact: set[str] = set()
         below: set[str] = set()
+        globs: list[Glob] = []
         for entry in entries:
             if entry == _ANY:
                 continue
             if entry.startswith(_BELOW):
                 below.add(_domain(entry.removeprefix(_BELOW)))
+            elif entry.startswith(_GLOB):
+                globs.append(Glob.parse(entry.removeprefix(_GLOB)))
             elif entry.startswith("["):
                 exact.add(_literal(entry))
             else:
                 exact.add(_domain(entry))
-        return cls(frozenset(exact), frozenset(below), _ANY in entries, tuple(entries))
+        return cls(frozenset(exact), frozenset(below), _ANY in entries, tuple(entries), tuple(globs))
 
     def holds(self, domain: str | None) -> bool:
         """Say whether `domain` is on the list.
@@ -84,7 +91,7 @@ class HostList:
             name = _literal(domain) if domain.startswith("[") else comparable_domain(domain)
         except ValueError:
             return False
-        if name in self.exact:
+        if name in self.exact or any(glob.matches(_bare(name)) for glob in self.globs):
             return True
         rest = name
         while rest:
@@ -111,3 +118,8 @@ def _literal(text: str) -> str:
     if inner.startswith(_IPV6_TAG):
         return f"[{_IPV6_TAG}{IPv6Address(inner.removeprefix(_IPV6_TAG))}]"
     return f"[{inner}]"
+
+
+def _bare(name: str) -> str:
+    """Give the address of a literal as patterns see it, and any other name as it is."""
+    return name[1:-1].removeprefix(_IPV6_TAG) if name.startswith("[") else name

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["NOT_YET", "NotYet"]
+__all__ = ["NOT_YET", "UNSERVED", "NotYet"]
 
 
 @final
@@ -36,15 +36,6 @@ def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
 
-_LATER_EXTENSIONS = frozenset(("XCLIENT",))
-
-
-def _names_no_later_extension(value: object) -> bool:
-    if not isinstance(value, list):
-        return True
-    return not any(isinstance(name, str) and name.upper() in _LATER_EXTENSIONS for name in value)
-
-
 def _is_no_systemd_name(value: object) -> bool:
     return not (isinstance(value, str) and value.startswith("systemd:"))
 
@@ -53,21 +44,11 @@ def _has_at_most_one(value: object) -> bool:
     return not (isinstance(value, list) and len(value) > 1)
 
 
-_EXTENSIONS_TEXT = '"all", or a list without ' + ", ".join(sorted(_LATER_EXTENSIONS))
-_RATE = "limits per minute"
-
 _ROWS: Final = (
     _off("workers", 1, "1", "several processes"),
     _off("user", "", '""', "changing the user"),
     _off("group", "", '""', "changing the group"),
     NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
-    NotYet("listeners.extensions", _names_no_later_extension, _text(_EXTENSIONS_TEXT, "these")),
-    _off("listeners.proxy_protocol_from", [], "[]", "the PROXY protocol"),
-    _off("listeners.xclient_from", [], "[]", "XCLIENT"),
-    _off("limits.connections_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.messages_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.recipients_per_minute_per_ip", 0, "0", _RATE),
-    _off("limits.exempt_from", [], "[]", "exemptions from limits"),
     NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
     _off("fastcgi.keep_alive", False, "false", "kept connections"),
     _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
@@ -75,3 +56,14 @@ _ROWS: Final = (
 )
 
 NOT_YET: Final = {row.key: row for row in _ROWS}
+
+# What the settings hold already and the server does nothing with. Whoever teaches it to takes the row out.
+
+_UNSERVED_ROWS: Final = (
+    _off("listeners.hostname", "", '""', "a name for each listener"),
+    _off("listeners.idle_seconds", 0, "0", "limits of one listener"),
+    _off("listeners.connections", 0, "0", "limits of one listener"),
+    _off("listeners.log_file", "", '""', "a log for each listener"),
+)
+
+UNSERVED: Final = {row.key: row for row in _UNSERVED_ROWS}

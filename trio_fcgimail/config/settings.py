@@ -20,6 +20,8 @@ from trio_fcgimail.config.addresses import (
 )
 from trio_fcgimail.config.chain import ChainSettings, DebuggerSettings, HeaderSettings, MaildirSettings
 from trio_fcgimail.config.hosts import HostList, is_domain
+from trio_fcgimail.config.listening import CIPHERS, CURVES, LOG_FILE, ClientCertificates, Curve, LogStream, TlsVersion
+from trio_fcgimail.config.networks import PeerList
 from trio_fcgimail.config.rules import (
     Items,
     Rule,
@@ -130,6 +132,10 @@ def _hosts(expected: str, fewest: int) -> Items:
     return Items(lambda entry: HostList.parse([entry]), HostList.parse, expected, _HOST_ENTRY, fewest)
 
 
+def _peers(expected: str) -> Items:
+    return Items(lambda entry: PeerList.parse([entry]), PeerList.parse, expected, _PEER_ENTRY, 0)
+
+
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(map(parse_upstream_address, items))
 
@@ -141,9 +147,17 @@ def _software(name: str) -> str:
 
 
 _DOMAIN = text(_hostname, 'a domain such as "mx.example.com" (when absent, the name of this machine)')
-_HOST_ENTRY = '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]" or "." for any domain'
+_HOST_ENTRY = (
+    '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
+)
+_PEER_ENTRY = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
+_PROXIES = _peers("a list of the proxies that send a PROXY header")
+_XCLIENTS = _peers("a list of the peers that may use XCLIENT")
+_EXEMPTED = _peers("a list of the peers that the limits per minute leave alone")
+_NOBODY = PeerList()
+_LOOPBACK = PeerList.parse(("127.0.0.0/8", "::1/128"))
 _NO_HOSTS = HostList.parse(())
-_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525" or "unix:/PATH" (at most 107 octets)')
+_LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)')
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
 _GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')
@@ -157,9 +171,17 @@ _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail
 _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
 _CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
 _PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
-_LOG_FILE = optional(text(file_path, "the path of a file"), "stderr", '"stderr"')
 _SOFTWARE = optional(text(_software, f"at most {_MAX_SOFTWARE_CHARS} printable ASCII characters"), "", '"" for ours')
+_PID_FILE = optional(text(file_path, "the path of a file"), "", '"" for none')
 _CHAIN, _HEADER, _DEBUGGER, _MAILDIR = ChainSettings(), HeaderSettings(), DebuggerSettings(), MaildirSettings()
+# Of one listener, where it differs from the rest.
+_OWN_DOMAIN = optional(text(_hostname, 'a domain such as "mx.example.com"'), "", '"" for hostname')
+_OWN_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for limits.message_octets")
+_OWN_SECONDS = optional(seconds(), 0, "0 for limits.idle_seconds")
+_OWN_COUNT = optional(whole(1, _MAX_COUNT), 0, "0 for no more than limits.connections")
+_OWN_LOG = optional(LOG_FILE, "", '"" for log.file')
+_TLS_MAXIMUM = optional(one_of(TlsVersion), "", '"" for the newest')
+_CLIENT_CA = optional(text(file_path, "the path of a PEM file"), "", '"" for the authorities of the system')
 
 
 @final
@@ -168,7 +190,8 @@ class ListenerSettings:
     """One `[[listeners]]`.
 
     `mode` (permission bits) and `group` are those of a unix socket, None when they are left to the umask and to
-    our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None.
+    our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None. `ciphers`
+    are those of TLS 1.2. What is None from `hostname` on is as it is for all listeners.
     """
 
     address: Annotated[ListenAddress, _LISTEN]
@@ -177,6 +200,8 @@ class ListenerSettings:
     certificate: Annotated[Path | None, _CERTIFICATE] = None
     private_key: Annotated[Path | None, _PRIVATE_KEY] = None
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
+    proxy_protocol_from: Annotated[PeerList, _PROXIES] = _NOBODY
+    xclient_from: Annotated[PeerList, _XCLIENTS] = _NOBODY
     bare_newline: Annotated[BareNewline, one_of(BareNewline)] = BareNewline.REJECT
     lenient_paths: Annotated[bool, flag()] = False
     accepts_mail: Annotated[bool, flag()] = True
@@ -185,6 +210,17 @@ class ListenerSettings:
     auth_without_tls: Annotated[bool, flag()] = False
     mode: Annotated[int | None, _MODE] = None
     group: Annotated[str | None, _GROUP] = None
+    tls_minimum: Annotated[TlsVersion, one_of(TlsVersion)] = TlsVersion.TLS_1_2
+    tls_maximum: Annotated[TlsVersion | None, _TLS_MAXIMUM] = None
+    ciphers: Annotated[tuple[str, ...], CIPHERS] = ()
+    curves: Annotated[tuple[Curve, ...], CURVES] = ()
+    client_certificates: Annotated[ClientCertificates, one_of(ClientCertificates)] = ClientCertificates.NONE
+    client_ca: Annotated[Path | None, _CLIENT_CA] = None
+    hostname: Annotated[str | None, _OWN_DOMAIN] = None
+    message_octets: Annotated[int | None, _OWN_OCTETS] = None
+    idle_seconds: Annotated[float | None, _OWN_SECONDS] = None
+    connections: Annotated[int | None, _OWN_COUNT] = None
+    log_file: Annotated[Path | LogStream | None, _OWN_LOG] = None
 
 
 @final
@@ -196,9 +232,15 @@ class LimitSettings:
     recipients: Annotated[int | None, _COUNT] = 100
     connections: Annotated[int | None, _COUNT] = 1000
     connections_per_ip: Annotated[int | None, _COUNT] = 50
+    connections_per_minute_per_ip: Annotated[int | None, _COUNT] = 300
     messages_per_connection: Annotated[int | None, _COUNT] = 1000
+    messages_per_minute_per_ip: Annotated[int | None, _COUNT] = 600
+    recipients_per_minute_per_ip: Annotated[int | None, _COUNT] = 3000
+    exempt_from: Annotated[PeerList, _EXEMPTED] = _LOOPBACK
     bad_commands: Annotated[int | None, _COUNT] = 5
     refused_recipients: Annotated[int | None, _COUNT] = 20
+    banner_delay_seconds: Annotated[float, seconds(zero=True)] = 0.0
+    proxy_header_seconds: Annotated[float, seconds()] = 5.0
     tls_handshake_seconds: Annotated[float, seconds()] = 30.0
     idle_seconds: Annotated[float, seconds()] = 300.0
     data_seconds: Annotated[float, seconds()] = 600.0
@@ -258,11 +300,11 @@ class ScriptSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
-    """`[log]`; `file` None is standard error."""
+    """`[log]`."""
 
     format: Annotated[LogFormat, one_of(LogFormat)] = LogFormat.CONSOLE
     level: Annotated[LogLevel, one_of(LogLevel)] = LogLevel.INFO
-    file: Annotated[Path | None, _LOG_FILE] = None
+    file: Annotated[Path | LogStream, LOG_FILE] = LogStream.STDERR
 
 
 @final
@@ -273,6 +315,7 @@ class Settings:
     hostname: Annotated[str, _DOMAIN]
     allowed_hosts: Annotated[HostList, _hosts("a list of recipient domains, not empty", 1)]
     null_mx_hosts: Annotated[HostList, _hosts("a list of recipient domains", 0)] = _NO_HOSTS
+    pid_file: Annotated[Path | None, _PID_FILE] = None
     drain_seconds: Annotated[float, seconds(zero=True)] = 30.0
     listeners: Annotated[tuple[ListenerSettings, ...], Tables(ListenerSettings, _MAX_LISTENERS)] = (
         ListenerSettings(address=DEFAULT_LISTEN),

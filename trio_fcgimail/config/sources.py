@@ -3,19 +3,31 @@
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self, final
 
 from trio_fcgimail.config.addresses import ListenAddress, UpstreamAddress
+from trio_fcgimail.config.conversion import converted
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors, shown
+from trio_fcgimail.config.guerrilla import translate
 from trio_fcgimail.config.reader import read_document
-from trio_fcgimail.config.settings import DEFAULT_LISTEN, LogSettings, Settings
+from trio_fcgimail.config.settings import DEFAULT_LISTEN, LogLevel, LogSettings, Settings
+from trio_fcgimail.config.warnings import ConfigWarning
 
-__all__ = ["find_configuration", "load_settings", "serve_settings"]
+__all__ = [
+    "Configuration",
+    "convert_file",
+    "find_configuration",
+    "load_configuration",
+    "load_settings",
+    "serve_settings",
+]
 
-_NAMES: Final = ("fcgimail.toml", "goguerrilla.conf", "goguerrilla.conf.json")  # docs/operating.md, "Commands"
+# docs/operating.md, "Commands"
+_NAMES: Final = ("fcgimail.toml", "goguerrilla.conf", "goguerrilla.conf.json", "maildiranasaurus.conf")
 _MAX_FILE_OCTETS = 1 << 20  # ours: thousands of allowed hosts fit
+_A_FILE = "a TOML file, or a JSON file of go-guerrilla"
 _COMMAND_LINE = "command line"
 _ANY_HOST = "."
 _LINE = re.compile(r"\(at line ([0-9]+), column [0-9]+\)")
@@ -54,19 +66,72 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def load_settings(path: Path, *, default_hostname: str) -> Settings:
-    """Read a TOML file.
+@final
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a file says.
+
+    Args:
+        warnings: about what is taken otherwise than it stands there; of a file of go-guerrilla only.
+    """
+
+    settings: Settings
+    warnings: tuple[ConfigWarning, ...] = ()
+
+    def with_options(self, *, pid_file: Path | None, level: LogLevel | None) -> Self:
+        """Give what options of `serve` say instead of the file, where they do."""
+        settings = self.settings
+        if pid_file is not None:
+            settings = replace(settings, pid_file=pid_file)
+        if level is not None:
+            settings = replace(settings, log=replace(settings.log, level=level))
+        return replace(self, settings=settings)
+
+
+def load_configuration(path: Path, *, default_hostname: str, discard: bool = False) -> Configuration:
+    """Read a TOML file, or a JSON file of go-guerrilla or MailDiranasaurus.
 
     Args:
         path: the file, at most 1 MiB.
         default_hostname: stands in for an absent `hostname`.
+        discard: whether a chain that stores nowhere is wanted, whatever the file says of it.
 
     Raises:
-        ConfigErrors: the file cannot be read, is no TOML, or holds faults, all of which are named.
+        ConfigErrors: the file cannot be read, is neither, or holds faults, all of which are named.
     """
-    file = str(path)
-    document = _parse(_text_of(path), file)
-    return read_document(document, file=file, default_hostname=default_hostname)
+    file, content = str(path), _text_of(path)
+    if not _is_json(content, file):
+        document = _parse(content, file)
+        if discard and isinstance(chain := document.setdefault("chain", {}), dict):
+            chain["discard"] = True
+        return Configuration(read_document(document, file=file, default_hostname=default_hostname))
+    translation = translate(content, file=file, default_hostname=default_hostname, may_discard=discard)
+    try:
+        settings = read_document(translation.document, file=file, default_hostname=default_hostname)
+    except ConfigErrors as errors:
+        raise translation.named_theirs(errors) from None
+    return Configuration(settings, translation.warnings)
+
+
+def load_settings(path: Path, *, default_hostname: str) -> Settings:
+    """Do the same for those who do not care about warnings.
+
+    Raises:
+        ConfigErrors: likewise.
+    """
+    return load_configuration(path, default_hostname=default_hostname).settings
+
+
+def convert_file(path: Path, *, default_hostname: str, discard: bool = False) -> str:
+    """Give a file of go-guerrilla or MailDiranasaurus as TOML; the arguments are those of `load_configuration`.
+
+    Raises:
+        ConfigErrors: likewise, and for a TOML file; not for what the server cannot do yet.
+    """
+    file, content = str(path), _text_of(path)
+    if not _is_json(content, file):
+        _fail(file, "file", "no JSON", "a file of go-guerrilla or MailDiranasaurus")
+    return converted(translate(content, file=file, default_hostname=default_hostname, may_discard=discard), path.name)
 
 
 def serve_settings(
@@ -126,9 +191,9 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as stream:
             content = stream.read(_MAX_FILE_OCTETS + 1)
     except OSError as error:
-        _fail(str(path), "file", f"that it cannot be read ({error.strerror})", "a TOML file")
+        _fail(str(path), "file", f"that it cannot be read ({error.strerror})", _A_FILE)
     except ValueError:  # a NUL in the path
-        _fail(str(path), "file", "no such file", "a TOML file")
+        _fail(str(path), "file", "no such file", _A_FILE)
     if len(content) > _MAX_FILE_OCTETS:
         _fail(str(path), "file", "a larger one", f"at most {_MAX_FILE_OCTETS} octets")
     try:
@@ -138,9 +203,11 @@ def _text_of(path: Path) -> str:
         _fail(str(path), f"line {line}", f"the octet 0x{content[error.start]:02x}", "UTF-8")
 
 
+def _is_json(text: str, file: str) -> bool:
+    return file.endswith(".json") or text.lstrip().startswith("{")  # no TOML document starts so
+
+
 def _parse(text: str, file: str) -> dict[str, object]:
-    if file.endswith(".json") or text.lstrip().startswith("{"):  # no TOML document starts so
-        _fail(file, "file", "JSON", "TOML (reading a goguerrilla file: not yet in this version)")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -27,7 +27,7 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from trio_fcgimail.config import ListenAddress, LogLevel, LogSettings, Settings, UnixAddress, serve_settings
+from trio_fcgimail.config import ListenAddress, LogLevel, LogSettings, LogStream, Settings, UnixAddress, serve_settings
 from trio_fcgimail.demo.display import LAST_SECONDS, Display
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
 from trio_fcgimail.demo.script import SAVE_SCRIPT, VALIDATE_SCRIPT
@@ -68,7 +68,7 @@ async def run_demo(
     with _private_folder() as private:
         path = private / _SOCKET_NAME
         settings = _settings(listen, hostname, path)
-        file = LogFile(None)
+        file = LogFile(LogStream.STDERR)
         log = make_log(settings.log, file)
         maildir = Maildir(folder, host=hostname)
         display = Display(console)

@@ -10,6 +10,7 @@ from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_heade
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
 from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
+from trio_fcgimail.mail.redact import hide_in_stderr, hide_password, judge_login
 from trio_fcgimail.mail.request import (
     Field,
     Parameter,
@@ -85,8 +86,11 @@ __all__ = [
     "find_loss",
     "get_parameters",
     "has_room",
+    "hide_in_stderr",
+    "hide_password",
     "judge",
     "judge_each",
+    "judge_login",
     "mail_fields",
     "mail_parameters",
     "new_queue_id",

@@ -93,7 +93,7 @@ def validate_fields(envelope: Envelope, recipient: Mailbox) -> list[Field]:
 
 
 def save_fields(envelope: Envelope, received: Received) -> list[Field]:
-    """The fields of the save script, all but ``body``, sorted by name; every one of them sorts behind it."""
+    """The fields of the save script, all but ``body``, sorted by name."""
     return sorted(
         [
             *_common(envelope, "save"),
@@ -152,13 +152,9 @@ def query_string(fields: Iterable[Field]) -> str:
     return "&".join(f"{name}={quote_plus(value, errors='surrogateescape')}" for name, value in fields)
 
 
-def get_parameters(
-    script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str, software: str | None = None
-) -> list[Parameter]:
-    """The CGI parameters of a GET (RFC 3875 4.1); without ``software`` it is we."""
-    return _parameters(
-        script, hostname, remote_ip, ("REQUEST_METHOD", "GET"), query=query_string(fields), software=software
-    )
+def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str) -> list[Parameter]:
+    """The CGI parameters of a GET (RFC 3875 4.1)."""
+    return _parameters(script, hostname, remote_ip, ("REQUEST_METHOD", "GET"), query=query_string(fields))
 
 
 def post_parameters(
@@ -170,7 +166,6 @@ def post_parameters(
     fields: Iterable[Field] = (),
     content_type: str = FORM_TYPE,
     more: Iterable[Parameter] = (),
-    software: str | None = None,
 ) -> list[Parameter]:
     """The CGI parameters of a POST of so many octets, and ``more``; ``fields`` go into the query string."""
     cgi = _parameters(
@@ -181,19 +176,16 @@ def post_parameters(
         ("CONTENT_TYPE", content_type),
         ("CONTENT_LENGTH", str(octets)),
         query=query_string(fields),
-        software=software,
     )
     return [*cgi, *more]
 
 
-def _parameters(
-    script: str, hostname: str, remote_ip: str, *own: Field, query: str = "", software: str | None = None
-) -> list[Parameter]:
+def _parameters(script: str, hostname: str, remote_ip: str, *own: Field, query: str = "") -> list[Parameter]:
     name = "/" + script.rpartition("/")[2]
     pairs: list[Field] = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("SERVER_PROTOCOL", "HTTP/1.1"),
-        ("SERVER_SOFTWARE", software or f"trio_fcgimail/{__version__}"),
+        ("SERVER_SOFTWARE", f"trio_fcgimail/{__version__}"),
         ("SERVER_NAME", hostname),
         ("SERVER_PORT", "25"),
         ("REDIRECT_STATUS", "200"),  # php-cgi refuses to run a script without it (cgi.force_redirect)

@@ -17,6 +17,7 @@ from trio_fcgimail.server.events import (
     Stopping,
 )
 from trio_fcgimail.server.gateway import MailReport, Observer
+from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import ListenError, StartError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.service import Service, serve
@@ -28,6 +29,7 @@ __all__ = [
     "Ending",
     "Event",
     "Events",
+    "Limit",
     "ListenError",
     "LogFile",
     "LogObserver",

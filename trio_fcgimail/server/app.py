@@ -17,28 +17,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
-from typing import Final, final
+from typing import final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, ListenerSettings, Settings, TlsMode
-from trio_fcgimail.mail import Peer, new_queue_id
+from trio_fcgimail.config import ListenAddress, Settings
+from trio_fcgimail.mail import new_queue_id
+from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
+from trio_fcgimail.server.ledger import LocalLedger, Place
+from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
     bound_address,
     close_listener,
     open_listeners,
-    peer_of,
     remove_socket_file,
 )
 from trio_fcgimail.server.processors import Chain, ProcessorSource
@@ -46,9 +46,6 @@ from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
 from trio_fcgimail.smtp import Reply, catalogue
-
-MAX_POLITE_REFUSALS: Final = 100  # ours: at once; each holds a socket for up to GOODBYE_SECONDS
-
 
 Way = tuple[Entrance, Sequence[trio.SocketListener]]
 
@@ -112,14 +109,14 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
+            ledger=LocalLedger(settings.limits),
             log=log,
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
         )
         self._sessions: set[Session] = set()
-        self._connections_by_ip: Counter[str] = Counter()
-        self._polite_refusals = 0
+        self._doorman = Doorman(self._gateway, self._why_closed)
         self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()
@@ -129,6 +126,11 @@ class Server:
     def is_stopping(self) -> bool:
         """Whether the end has begun."""
         return self._stopping.is_set()
+
+    @property
+    def limits_hit(self) -> Mapping[Limit, int]:
+        """How often each limit was hit so far."""
+        return self._gateway.hits.snapshot()
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
@@ -144,6 +146,8 @@ class Server:
         self._stopping.set()
         for session in self._sessions:
             session.drain(self._drain)
+        if self._drain is Drain.STOPPING:
+            self._doorman.stop_waiting()
 
     def cut(self) -> None:
         """End now: transactions under way are answered 421, or 451 when their verdict is still awaited."""
@@ -230,61 +234,27 @@ class Server:
             await self._cutting.wait()
         if any(not session.is_over for session in self._sessions):
             self._ending = Ending.CUT
-        for session in self._sessions:
+        for session in (*self._sessions, *self._doorman.turned_away):
             session.cut()
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
+        place = Place(self._gateway.ledger, self._settings.limits)
         try:
-            peer = peer_of(stream)
-        except OSError:
-            await trio.aclose_forcefully(stream)
-            return
-        refusal = self._refusal(entrance.settings, peer)
-        if refusal is not None:
-            await self._refuse(stream, peer, entrance, refusal)
-            return
-        session = Session(stream, peer, entrance, self._gateway)
-        session.drain(self._drain)
-        self._sessions.add(session)
-        self._connections_by_ip[peer.ip] += 1
-        self._events.publish(ConnectionOpened(peer, entrance.settings.address))
-        try:
-            await session.run()
+            session = await self._doorman.let_in(stream, entrance, place)
+            if session is None:
+                return
+            session.drain(self._drain)
+            self._sessions.add(session)
+            self._events.publish(ConnectionOpened(session.peer, entrance.settings.address))
+            try:
+                await session.run()
+            finally:
+                self._events.publish(ConnectionClosed(session.peer, entrance.settings.address))
+                self._sessions.discard(session)
         finally:
-            self._events.publish(ConnectionClosed(peer, entrance.settings.address))
-            self._sessions.discard(session)
-            self._connections_by_ip[peer.ip] -= 1
-            if not self._connections_by_ip[peer.ip]:
-                del self._connections_by_ip[peer.ip]
+            place.leave()
 
-    async def _refuse(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, reply: Reply) -> None:
-        """Turn a client away: politely, which takes a while and a socket, or in a crowd with no more than the reply.
-
-        Such a client is no part of what the limits count.
-        """
-        if self._polite_refusals >= MAX_POLITE_REFUSALS:
-            self._log.info("connection refused", peer=peer.ip or "unix", reply=reply.text)
-            if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
-                with suppress(OSError):
-                    os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
-            await trio.aclose_forcefully(stream)
-            return
-        self._polite_refusals += 1
-        try:
-            await Session(stream, peer, entrance, self._gateway, reply).run()
-        finally:
-            self._polite_refusals -= 1
-
-    def _refusal(self, listener: ListenerSettings, peer: Peer) -> Reply | None:
-        """Why a new connection is turned away, if it is. A unix socket has no address to count by."""
-        if not listener.accepts_mail:  # which holds whatever else does
-            return catalogue.HOST_TAKES_NO_MAIL
-        if self._drain is Drain.STOPPING:  # accepted before, begun after the others were told
-            return catalogue.SHUTTING_DOWN
-        limits = self._settings.limits
-        if limits.connections is not None and len(self._sessions) >= limits.connections:
-            return catalogue.TOO_MANY_CONNECTIONS
-        if not peer.ip or limits.connections_per_ip is None:
-            return None
-        return catalogue.TOO_MANY_CONNECTIONS if self._connections_by_ip[peer.ip] >= limits.connections_per_ip else None
+    def _why_closed(self) -> Reply | None:
+        """Some were accepted before the end began, and are looked at after the others were told."""
+        return catalogue.SHUTTING_DOWN if self._drain is Drain.STOPPING else None

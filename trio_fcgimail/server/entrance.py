@@ -10,6 +10,7 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import ListenerSettings, Protocol, Settings, TlsMode
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.tls import CertificateError, server_context
+from trio_fcgimail.server.tlschoices import choose
 
 _DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
 _TLS: Final = {
@@ -44,6 +45,7 @@ def open_entrance(settings: Settings, listener: ListenerSettings) -> Entrance:
         return Entrance(listener, options)
     try:
         context = server_context(listener.certificate, listener.private_key)
+        choose(context, listener)
     except CertificateError as exc:
         raise ListenError(f"cannot do TLS on {listener.address}: {exc}") from exc
     return Entrance(listener, options, context)
@@ -62,7 +64,7 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
         auth_channel=smtp.AuthChannel.ANY if listener.auth_without_tls else smtp.AuthChannel.TLS_ONLY,
         paths=smtp.Paths.LENIENT if listener.lenient_paths else smtp.Paths.STRICT,
         bare_newline=listener.bare_newline,
-        max_message_octets=limits.message_octets,
+        max_message_octets=listener.message_octets or limits.message_octets,
         max_recipients=limits.recipients,
         max_messages=limits.messages_per_connection,
         max_bad_commands=limits.bad_commands,

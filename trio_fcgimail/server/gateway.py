@@ -11,6 +11,8 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.ledger import Ledger
+from trio_fcgimail.server.limits import LimitHits
 from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.spool import SpoolRoom
@@ -47,6 +49,8 @@ class Gateway:
     """Everything a session needs.
 
     Args:
+        ledger: the accounts behind the limits that hold over all connections.
+        hits: how often any limit was hit.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
     """
@@ -55,7 +59,9 @@ class Gateway:
     scripts: Scripts
     chain: Chain
     room: SpoolRoom
+    ledger: Ledger
     log: structlog.typing.FilteringBoundLogger
     now: Callable[[], datetime]
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
+    hits: LimitHits = field(default_factory=LimitHits)

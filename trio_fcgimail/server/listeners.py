@@ -41,6 +41,8 @@ async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener
     """
     try:
         match listener.address:
+            case TcpAddress(host="*", port=port):
+                return list(await trio.open_tcp_listeners(port, backlog=_BACKLOG))
             case TcpAddress(host=host, port=port):
                 return list(await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG))
             case UnixAddress(path=path):
@@ -93,14 +95,14 @@ def bound_address(listener: trio.SocketListener) -> ListenAddress:
 
 def close_listener(listener: trio.SocketListener) -> None:
     """Stop listening at once; a unix socket's file goes with it. Closing twice does nothing."""
-    if listener.socket.fileno() < 0:
-        return
     remove_socket_file(listener)
     listener.socket.close()
 
 
 def remove_socket_file(listener: trio.SocketListener) -> None:
     """Let nobody else connect to a unix socket, which is still open: who closes it without this leaves its file."""
+    if listener.socket.fileno() < 0:  # cancelled while stopping: Trio has closed it
+        return
     address = bound_address(listener)
     if isinstance(address, UnixAddress):
         Path(address.path).unlink(missing_ok=True)

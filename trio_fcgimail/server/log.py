@@ -18,7 +18,7 @@ from typing import Final, assert_never, final
 import structlog
 import structlog.typing
 
-from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
+from trio_fcgimail.config import LogFormat, LogLevel, LogSettings, LogStream
 from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, clean, clean_ends
 from trio_fcgimail.server.gateway import MailReport
 
@@ -26,7 +26,7 @@ MAX_VALUE_CHARACTERS: Final = 2000
 MAX_TRACEBACK_CHARACTERS: Final = 8192
 MAX_WAITING_LINES: Final = 2048  # ours: seconds of a busy server, and never more than some 50 MB
 LAST_SECONDS: Final = 1.0  # for what still waits when we end
-_STANDARD_ERROR: Final = 2  # POSIX, <unistd.h>
+_DESCRIPTORS: Final = {LogStream.STDERR: 2, LogStream.STDOUT: 1}  # POSIX, <unistd.h>
 _LONG_VALUES: Final = {"stderr": MAX_STDERR_OCTETS, "traceback": MAX_TRACEBACK_CHARACTERS}
 _LEVELS: Final = {LogLevel.DEBUG: 10, LogLevel.INFO: 20, LogLevel.WARNING: 30, LogLevel.ERROR: 40}
 
@@ -35,7 +35,7 @@ EventDict = MutableMapping[str, object]
 
 @final
 class LogFile:
-    """Where lines go: a file that can be opened anew after logrotate has moved it, or standard error.
+    """Where lines go: a file that can be opened anew after logrotate has moved it, a stream that is open, or nowhere.
 
     A thread of its own writes, in the order of the calls: whoever logs never waits for a disk, nor for the reader of a
     pipe. A line that finds no room, or cannot be written, is lost, never the mail that it tells of.
@@ -44,9 +44,9 @@ class LogFile:
         on_loss: Called by that thread when lines were lost and there is room again, with their number.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, target: Path | LogStream) -> None:
         self.on_loss: Callable[[int], None] = lambda _lines: None
-        self._path = path
+        self._target = target
         self._stream = self._open()
         self._owed = b""  # the end of a line of which only a part could be written
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -57,12 +57,18 @@ class LogFile:
 
     def _open(self) -> FileIO:
         # Neither has a buffer: Python would wait for its lock at exit, though the thread may hold it for ever.
-        return FileIO(_STANDARD_ERROR, "w", closefd=False) if self._path is None else FileIO(self._path, "a")
+        match self._target:
+            case Path() as path:
+                return FileIO(path, "a")
+            case LogStream.OFF:
+                return FileIO(os.devnull, "w")
+            case LogStream.STDERR | LogStream.STDOUT as stream:
+                return FileIO(_DESCRIPTORS[stream], "w", closefd=False)
 
     @property
     def has_reader(self) -> bool:
         """Whether a person reads along, so that colours help."""
-        return self._path is None and self._stream.isatty()
+        return self._stream.isatty()
 
     def line(self, text: str) -> None:
         """Have one line written."""
@@ -83,11 +89,11 @@ class LogFile:
 
     def reopen(self) -> None:
         """Open the file anew, for all lines from here on. Raises OSError when that fails; the old one stays in use."""
-        if self._path is not None:
+        if isinstance(self._target, Path):
             self._order(partial(self._change_to, self._open()))
 
     def close(self) -> None:
-        """Write what waits, if that can be done soon, and close the file; standard error stays open."""
+        """Write what waits, if that can be done soon, and close the file; standard error and output stay open."""
         atexit.unregister(self.close)
         written = self.flush()
         writer = self._order(None)

@@ -11,6 +11,7 @@ import trio
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
 _RECEIVE_OCTETS: Final = 65_536
+_CLOSE_NOTIFY_SECONDS: Final = 1.0  # ours: some clients wait for the end of TCP before they answer that of TLS
 GOODBYE_SECONDS: Final = 2.0  # for the closing handshake, and for the last words when we are being stopped
 
 
@@ -97,10 +98,21 @@ class Outlet:
         Closing with unread octets in the kernel would destroy our last reply on its way.
         """
         with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
+            await self._leave_tls()
             stream = self._stream
-            if isinstance(stream, trio.SSLStream):
-                stream, _ = await stream.unwrap()  # tells the client that nothing was cut off (RFC 8446 6.1)
             if isinstance(stream, trio.abc.HalfCloseableStream):
                 await stream.send_eof()
                 while await stream.receive_some(_RECEIVE_OCTETS):
                     pass
+
+    async def _leave_tls(self) -> None:
+        """Tell the client that nothing was cut off (RFC 8446 6.1), and go on below TLS.
+
+        A client that still talks, or does not answer, has its replies all the same.
+        """
+        if not isinstance(self._stream, trio.SSLStream):
+            return
+        transport: trio.abc.Stream = self._stream.transport_stream
+        with trio.move_on_after(_CLOSE_NOTIFY_SECONDS), suppress(trio.BrokenResourceError):
+            await self._stream.unwrap()
+        self._stream = transport

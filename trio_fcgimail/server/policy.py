@@ -61,7 +61,7 @@ class Policy:
 
     async def greeting(self, session: Session) -> Reply:
         """Whether a client is served under the name that it gives itself."""
-        return await self._ask(Stage.HELO, self._scripts.helo(session))
+        return await self._ask(Stage.HELO, self._scripts.helo(session), helo=session.helo)
 
     async def login(self, session: Session, credentials: Credentials) -> Reply:
         """Whether somebody is who they say."""
@@ -73,9 +73,8 @@ class Policy:
 
     async def sender(self, envelope: Envelope) -> Reply:
         """Whether mail of a sender is taken."""
-        if self._listener.require_auth and envelope.session.auth_user is None:
-            return catalogue.AUTH_REQUIRED
-        refusal = sender_refusal(envelope.mail_from)
+        is_stranger = self._listener.require_auth and envelope.session.auth_user is None
+        refusal = catalogue.AUTH_REQUIRED if is_stranger else sender_refusal(envelope.mail_from)
         if refusal is not None:
             self._log.info("sender refused", mail_from=envelope.sender, reply=refusal.text)
             return refusal

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
-from typing import Final, assert_never, final
+from typing import Final, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import FastcgiSettings, RemoteAddr, Settings
+from trio_fcgimail.config import FastcgiSettings, RemoteAddr, ScriptSettings, Settings
 from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
     Answer,
@@ -27,8 +26,11 @@ from trio_fcgimail.mail import (
     encode_fields,
     failed,
     get_parameters,
+    hide_in_stderr,
+    hide_password,
     judge,
     judge_each,
+    judge_login,
     mail_fields,
     post_parameters,
     session_fields,
@@ -76,6 +78,7 @@ class Scripts:
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
+        self._own_parameters = _own_parameters(settings.scripts)
         self._paths = {
             Stage.CONNECT: settings.scripts.connect,
             Stage.HELO: settings.scripts.helo,
@@ -112,27 +115,11 @@ class Scripts:
         fields = validate_fields(envelope, recipient)
         return await self._ask_to_pass(Stage.VALIDATE, envelope.session, fields, envelope.queue_id)
 
-    def _remote_ip(self, session: Session) -> str:
-        """REMOTE_ADDR."""
-        match self._scripts.remote_addr:
-            case RemoteAddr.PEER:
-                return session.peer.ip
-            case RemoteAddr.LOOPBACK:
-                return RemoteAddr.LOOPBACK.value
-            case _:
-                assert_never(self._scripts.remote_addr)
-
     async def _ask_to_pass(self, stage: Stage, session: Session, fields: list[Field], queue_id: str = "") -> Verdict:
         script = self._paths[stage]
         if script is None:
             return _NO_SCRIPT[stage]
-        parameters = get_parameters(
-            script,
-            fields,
-            hostname=self._hostname,
-            remote_ip=self._remote_ip(session),
-            software=self._scripts.server_software,
-        )
+        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=session.peer.ip)
         answer = await self._ask(stage, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
@@ -144,21 +131,13 @@ class Scripts:
         if script is None:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
-        parameters = post_parameters(
-            script,
-            len(form),
-            hostname=self._hostname,
-            remote_ip=self._remote_ip(session),
-            software=self._scripts.server_software,
-        )
+        parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
         body = Body(len(form), partial(_one_piece, form))
         password = credentials.password
         answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
         if isinstance(answer, Verdict):
             return answer
-        verdict = judge(Stage.AUTH, answer, unexpected=self._unexpected, queue_id="")
-        lines = (_hide(line, password) for line in verdict.reply.lines)
-        return replace(verdict, reply=verdict.reply.with_lines(*lines), reason=_hide(verdict.reason, password))
+        return judge_login(answer, password)
 
     async def save(self, message: IncomingMessage) -> tuple[Verdict, ...]:
         """Hand over a mail. Only a verdict that accepts may be answered 250.
@@ -166,19 +145,19 @@ class Scripts:
         Returns:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
-        envelope, script = message.envelope, self._scripts.save
-        assert script is not None, "the settings name one where a chain holds FastCGI"
+        envelope = message.envelope
         asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
         body = message.body(asked)
+        script = self._scripts.save
+        assert script is not None, "the settings have it with FastCGI in the chain"
         parameters = post_parameters(
             script,
             body.octets,
             hostname=self._hostname,
-            remote_ip=self._remote_ip(envelope.session),
+            remote_ip=envelope.session.peer.ip,
             fields=asked.query,
             content_type=asked.content_type,
             more=asked.parameters,
-            software=self._scripts.server_software,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
         answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
@@ -196,11 +175,12 @@ class Scripts:
         hidden: Secret | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
+        parameters = [(name, self._own_parameters.get(name, value)) for name, value in parameters]
         try:
             answer = await self.call(stage, parameters, body, seconds=seconds)
         except UpstreamError as exc:
             self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
-            return failed(f"{type(exc).__name__}: {exc}", stage)
+            return failed(_explain(exc, hidden), stage)
         self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
@@ -209,9 +189,7 @@ class Scripts:
     ) -> None:
         """STDERR and appStatus decide nothing, but they are what an operator looks for."""
         if self._log is not None and (stderr or app_status):
-            text = stderr.decode("utf-8", "replace")
-            if hidden is not None:
-                text = _hide(text, hidden)
+            text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
@@ -247,13 +225,26 @@ class Scripts:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _hide(text: str, secret: Secret) -> str:
-    """What a script printed, without a password that it repeats: that has no business in a log."""
-    return text.replace(secret.reveal(), "[password]")
+def _explain(exc: UpstreamError, hidden: Secret | None) -> str:
+    if hidden is None:
+        return f"{type(exc).__name__}: {exc}"
+    if exc.stderr:  # of which the text has a part, perhaps cut within the password
+        return f"{type(exc).__name__}: see what the script wrote to STDERR"
+    return hide_password(f"{type(exc).__name__}: {exc}".encode(), hidden).decode()
 
 
 async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
+
+
+def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
+    """What the settings have scripts see instead of what is."""
+    own: dict[bytes, bytes] = {}
+    if scripts.remote_addr is RemoteAddr.LOOPBACK:
+        own[b"REMOTE_ADDR"] = scripts.remote_addr.value.encode()
+    if scripts.server_software is not None:
+        own[b"SERVER_SOFTWARE"] = scripts.server_software.encode()
+    return own
 
 
 def _save_connections(fastcgi: FastcgiSettings) -> int:

@@ -7,6 +7,7 @@ how long. Every wait has a deadline that is named in the settings.
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Final, assert_never, final
@@ -29,12 +30,15 @@ from trio_fcgimail.mail import (
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway, MailReport
+from trio_fcgimail.server.ledger import Place, Rate
+from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
 from trio_fcgimail.server.spool import SpoolFullError
 from trio_fcgimail.server.tls import HandshakeError, start_tls
+from trio_fcgimail.server.visitor import Claim, Visitor, closing, introduced, log_introduction, options_for
 from trio_fcgimail.smtp import Reply, catalogue
 
 _RECEIVE_OCTETS: Final = 65_536
@@ -55,30 +59,38 @@ class Session:
 
     Args:
         stream: owned from here on.
-        peer: who is connected.
+        visitor: who is there.
         entrance: the listener that it came by.
         gateway: what all sessions share.
+        place: what it takes up of the limits; whoever made it gives it back.
         refusal: greet with this instead of 220; None to serve.
     """
 
     def __init__(
         self,
         stream: trio.abc.Stream,
-        peer: Peer,
+        visitor: Visitor,
         entrance: Entrance,
         gateway: Gateway,
+        place: Place,
         refusal: Reply | None = None,
     ) -> None:
-        self._stream = stream
+        self._transport = stream
+        self._stream = stream  # which TLS goes around
         self._entrance = entrance
         self._gateway = gateway
         self._limits = gateway.settings.limits
         self._refusal = refusal
-        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=peer.ip or "unix")
+        self._visitor = visitor
+        self._place = place
+        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=visitor.peer.ip or "unix")
+        if visitor.via is not None:
+            self._log = self._log.bind(via=visitor.via.ip or "unix")
         self._policy = Policy(entrance, gateway, self._log)
-        self._conn = smtp.ServerConnection(entrance.options)
+        self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
         self._outlet = Outlet(stream, self._limits.idle_seconds)
-        self._facts = SessionFacts(peer, dialect=entrance.options.dialect)
+        self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
+        self._claim = Claim()
         self._draft: EnvelopeDraft | None = None  # of the transaction under way
         self._message: IncomingMessage | None = None
         self._pace: DataPace | None = None
@@ -92,6 +104,11 @@ class Session:
     # From outside
 
     @property
+    def peer(self) -> Peer:
+        """Who was let in; whom a proxy speaks for by XCLIENT is not asked."""
+        return self._visitor.peer
+
+    @property
     def is_over(self) -> bool:
         """Whether all has been said, and only the client's own close is awaited."""
         return self._conn.state is smtp.State.CLOSED and self._outlet.is_empty
@@ -99,7 +116,11 @@ class Session:
     def drain(self, drain: Drain) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
         self._drain = drain
-        if self._idle_scope is not None and self._is_to_end:
+        if self._idle_scope is None or not self._is_to_end:
+            return
+        if self._conn.state is smtp.State.CONNECTED:  # in the pause before the greeting, which is for nothing now
+            self._idle_scope.cancel()
+        else:
             self._idle_scope.deadline = min(self._idle_scope.deadline, trio.current_time() + DRAIN_IDLE_SECONDS)
 
     @property
@@ -131,6 +152,8 @@ class Session:
                 await self._start_tls()
             await self._converse()
         except HandshakeError as exc:
+            if isinstance(exc.__cause__, trio.TooSlowError):
+                self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
             self._log.info("client gone", state=self._conn.state.name)
@@ -143,7 +166,7 @@ class Session:
         finally:
             self._forget_mail()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await trio.aclose_forcefully(self._stream)
+                await trio.aclose_forcefully(self._transport)
 
     # The conversation
 
@@ -158,6 +181,7 @@ class Session:
                     self._command_due = None
                 await self._handle(event)
             except smtp.RemoteProtocolError as exc:
+                self._note(exc.reply)
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
                 break
@@ -184,6 +208,8 @@ class Session:
                 self._conn.tls_started()
             case smtp.Authenticate():
                 await self._authenticate(event)
+            case smtp.Xclient():
+                await self._be_introduced(event)
             case smtp.MailFrom():
                 await self._begin(event)
             case smtp.RcptTo():
@@ -195,6 +221,7 @@ class Session:
             case smtp.MessageEnd():
                 await self._end(event)
             case smtp.MessageRefused(reply=reply, to_send=to_send):
+                self._note(reply)
                 self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
                 self._forget_mail()
                 self._outlet.say(to_send)
@@ -206,9 +233,10 @@ class Session:
             case smtp.CommandAnswered(to_send=to_send):
                 self._outlet.say(to_send)
             case smtp.CommandRejected(verb=verb, reply=reply, to_send=to_send):
+                self._note(reply)
                 self._log.debug("command refused", verb=verb.name, reply=reply.text)
                 self._outlet.say(to_send)
-            case smtp.Signal.PAUSED | smtp.ConnectionClosed() | smtp.Xclient():
+            case smtp.Signal.PAUSED | smtp.ConnectionClosed():
                 raise AssertionError(f"{event} is not for here")
             case _:
                 assert_never(event)
@@ -218,27 +246,60 @@ class Session:
         if reply is None or reply.outcome is smtp.Outcome.OK:
             self._outlet.say(self._conn.accept(event, reply))
         else:
+            self._note(reply)
             self._outlet.say(self._conn.reject(event, reply))
 
+    def _note(self, reply: Reply) -> None:
+        """Count and tell a refusal when it comes from a limit."""
+        limit = self._gateway.hits.count_reply(reply)
+        if limit is not None:
+            self._log.info("over a limit", queue_id=self._queue_id, limit=limit.value, reply=reply.text)
+
     async def _greet(self, event: smtp.Connected) -> None:
-        reply = self._refusal
-        if reply is None:
+        refusal = self._refusal or await self._pause()
+        if refusal is None:
             reply = await self._policy.connection(self._facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._answer(event)
+            self._answer(event, None if reply.outcome is smtp.Outcome.OK else reply)
         else:
-            self._log.info("connection refused", reply=reply.text)
-            self._answer(event, reply)
+            self._gateway.hits.count_reply(refusal)
+            self._log.info("connection refused", reply=refusal.text)
+            self._outlet.say(self._conn.reject(event, refusal))
+
+    async def _pause(self) -> Reply | None:
+        """Keep silent for a while: who talks into it does not listen either (RFC 5321 3.1)."""
+        if not self._limits.banner_delay_seconds:
+            return None
+        data = b""
+        with trio.move_on_after(self._limits.banner_delay_seconds) as self._idle_scope:
+            if self._is_to_end:
+                self._idle_scope.cancel()
+            with suppress(trio.BrokenResourceError):  # which is noticed when it is greeted
+                data = bytes(await self._stream.receive_some(_RECEIVE_OCTETS))
+        self._idle_scope = None
+        if self._is_to_end:
+            return catalogue.SHUTTING_DOWN
+        return catalogue.TALKED_TOO_EARLY if data else None
+
+    async def _be_introduced(self, event: smtp.Xclient) -> None:
+        """A proxy says for whom it speaks: all begins anew for that client, as if it had just connected."""
+        log_introduction(self._log, event.attributes)
+        self._facts, self._claim = introduced(self._facts, event.attributes), self._claim.adopt(event.attributes)
+        self._forget_mail()
+        self._log = self._log.bind(peer=self._facts.peer.ip or "unknown", via=self._visitor.peer.ip or "unix")
+        self._policy = Policy(self._entrance, self._gateway, self._log)
+        refusal = await self._place.stand_for(self._facts.peer.ip)
+        reply = refusal or await self._policy.connection(self._facts)
+        self._answer(event, None if reply.outcome is smtp.Outcome.OK else closing(reply))
 
     async def _hear_greeting(self, event: smtp.Hello) -> None:
-        facts = replace(self._facts, greeting=event.word, helo=event.domain)
+        facts = self._claim.apply(self._facts, event)
         reply = await self._policy.greeting(facts)
-        if reply.outcome is smtp.Outcome.OK:
-            self._facts = facts
-            self._forget_mail()
-            self._answer(event)
-        else:
+        if reply.outcome is not smtp.Outcome.OK:
             self._answer(event, reply)
+            return
+        self._facts = facts
+        self._forget_mail()
+        self._answer(event)
 
     async def _start_tls(self) -> None:
         """Encrypt, and forget what was said in the clear (RFC 3207 4.2). Raises HandshakeError."""
@@ -246,16 +307,19 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
-        self._stream, tls = await start_tls(self._stream, context, seconds=self._limits.tls_handshake_seconds)
+        self._stream, tls = await start_tls(self._transport, context, seconds=self._limits.tls_handshake_seconds)
         self._outlet.use(self._stream)
         self._forget_mail()
-        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=tls)
+        self._claim = Claim()
+        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=self._visitor.tls or tls)
 
     async def _authenticate(self, event: smtp.Authenticate) -> None:
         reply = await self._policy.login(self._facts, event.credentials)
         if reply.outcome is smtp.Outcome.OK:
             self._facts = replace(self._facts, auth_user=event.credentials.username)
         self._answer(event, reply)
+        if reply.code == catalogue.BAD_CREDENTIALS.code and self._conn.state is smtp.State.CLOSED:
+            self._gateway.hits.count(Limit.FAILED_LOGINS)
 
     # A transaction
 
@@ -264,6 +328,9 @@ class Session:
         return "" if self._draft is None else self._draft.queue_id
 
     async def _begin(self, event: smtp.MailFrom) -> None:
+        if (refusal := await self._place.count(Rate.MESSAGES)) is not None:
+            self._answer(event, refusal)
+            return
         envelope = Envelope(
             queue_id=self._gateway.queue_id(),
             session=self._facts,
@@ -280,6 +347,9 @@ class Session:
         self._answer(event, reply)
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
+        if (refusal := await self._place.count(Rate.RECIPIENTS)) is not None:
+            self._answer(event, refusal)
+            return
         wish = DsnWish(event.notify, event.original)
         self._answer(event, await self._policy.recipient(self._transaction(), event.path, wish))
 
@@ -290,11 +360,11 @@ class Session:
     async def _begin_data(self, event: smtp.DataBegun) -> None:
         settings = self._gateway.settings
         envelope = self._transaction().envelope
-        trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         if settings.chain.trace_header:
+            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
             await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
@@ -326,6 +396,7 @@ class Session:
             return (catalogue.INSUFFICIENT_STORAGE,) * owed
         limit = self._limits.max_received
         if limit is not None and message.header_facts().received > limit:
+            self._gateway.hits.count(Limit.MAX_RECEIVED)
             self._log.warning("mail loop", queue_id=self._queue_id)
             return (catalogue.MAIL_LOOP,) * owed
         began = trio.current_time()
@@ -398,7 +469,7 @@ class Session:
                 now = trio.current_time()
                 if self._command_due is None:
                     self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
-                await self._receive_within(max(self._command_due - now, 0))
+                await self._receive_within(max(self._command_due - now, 0), Limit.IDLE_SECONDS)
             case smtp.Waiting.ANSWER | smtp.Waiting.HANDSHAKE | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
@@ -410,10 +481,11 @@ class Session:
             self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
         if self._pace.is_too_slow():
             self._close(catalogue.TOO_SLOW)
+            self._gateway.hits.count(Limit.DATA_FLOOR)
         else:
-            await self._receive_within(self._limits.data_seconds)
+            await self._receive_within(self._limits.data_seconds, Limit.DATA_SECONDS)
 
-    async def _receive_within(self, seconds: float) -> None:
+    async def _receive_within(self, seconds: float, limit: Limit) -> None:
         began = trio.current_time()
         with trio.move_on_after(seconds) as scope:
             if not self._conn.in_transaction:
@@ -425,8 +497,11 @@ class Session:
                 data = b""  # a reset is an end as well
             finally:
                 self._idle_scope = None
-        if scope.cancelled_caught:
-            self._close(catalogue.SHUTTING_DOWN if self._is_to_end else catalogue.TIMED_OUT)
+        if scope.cancelled_caught and self._is_to_end:
+            self._close(catalogue.SHUTTING_DOWN)
+        elif scope.cancelled_caught:
+            self._gateway.hits.count(limit)
+            self._close(catalogue.TIMED_OUT)
         else:
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
@@ -439,8 +514,8 @@ class Session:
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
-        if self._outlet.is_torn:
-            return
+        if self._outlet.is_torn or self._conn.waiting_for is smtp.Waiting.HANDSHAKE:
+            return  # what is said to a client that waits for TLS can only be misunderstood
         if self._conn.state is not smtp.State.CLOSED:
             self._outlet.say(self._conn.close(reply))
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):

@@ -12,6 +12,9 @@ from trio_fcgimail.mail import TlsFacts
 
 # RFC 8996 has put an end to TLS 1.0 and 1.1; RFC 8314 4.1 asks for 1.2 at least.
 _MINIMUM: Final = ssl.TLSVersion.TLSv1_2
+# How the blocks of a PEM file are labelled (RFC 7468 5 and 10, RFC 5958 and the older kinds of OpenSSL).
+_CERTIFICATE_BLOCK: Final = b"CERTIFICATE"
+_KEY_BLOCK: Final = b"PRIVATE KEY"
 _NO_RENEGOTIATION: Final = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # each a way to make us work for nothing
 
 
@@ -34,20 +37,25 @@ def server_context(certificate: Path, private_key: Path | None) -> ssl.SSLContex
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _MINIMUM
     context.options |= _NO_RENEGOTIATION
-    for path in (certificate, private_key or certificate):
-        try:
-            path.read_bytes()  # OpenSSL does not say which of two files it could not read
-        except OSError as exc:
-            raise CertificateError(f"{path}: {exc.strerror}") from exc
+    key = private_key or certificate
+    for path, block in ((certificate, _CERTIFICATE_BLOCK), (key, _KEY_BLOCK)):
+        _check_holds(path, block)  # OpenSSL does not say which of two files it could not read
     try:
         context.load_cert_chain(certificate, private_key, password=_no_password)
     except _EncryptedKeyError as exc:
-        raise CertificateError(
-            f"{private_key or certificate}: the key is encrypted; store it without a password"
-        ) from exc
+        raise CertificateError(f"{key}: the key is encrypted; store it without a password") from exc
     except ssl.SSLError as exc:
-        raise CertificateError(_explain(exc, certificate, private_key or certificate)) from exc
+        raise CertificateError(_explain(exc, certificate, key)) from exc
     return context
+
+
+def _check_holds(path: Path, block: bytes) -> None:
+    try:
+        text = path.read_bytes()
+    except OSError as exc:
+        raise CertificateError(f"{path}: {exc.strerror}") from exc
+    if block not in text:
+        raise CertificateError(f"{path}: no {block.decode().lower()} in PEM form")
 
 
 class _EncryptedKeyError(Exception):
@@ -63,7 +71,7 @@ def _explain(exc: ssl.SSLError, certificate: Path, private_key: Path) -> str:
         case "KEY_VALUES_MISMATCH":
             return f"{private_key}: the key is not that of {certificate}"
         case _:
-            return f"{certificate}: no certificate with its key in PEM form ({exc.reason or exc.strerror})"
+            return f"{certificate}, {private_key}: OpenSSL cannot read them ({exc.reason or exc.strerror})"
 
 
 async def start_tls(
@@ -93,6 +101,8 @@ async def start_tls(
 
 def _reason(cause: BaseException | None) -> str:
     match cause:
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return "the client closed"
         case ssl.SSLError(reason=str(reason)):
             return reason.replace("_", " ").lower()
         case _:

@@ -27,9 +27,12 @@ AUTH_WORD_OCTETS: Final = 5  # that begins_auth() needs
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # HT is white space to lenient senders
 
 # A browser or an HTTP client was talked into sending a form to us: what follows would be run as commands.
-_FOREIGN_WORDS: Final = frozenset(
-    {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "HOST:"}
-)
+_HTTP_WORDS: Final = {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "HOST:"}
+# A header of the PROXY protocol that nobody asked for: forged, or of a proxy that would pass for all its clients.
+# Version 2 begins with two empty lines and one of a NUL.
+_PROXY_WORD: Final = "PROXY"
+_PROXY_LINE: Final = b"\0"
+_FOREIGN_WORDS: Final = frozenset({*_HTTP_WORDS, _PROXY_WORD})
 
 
 @final
@@ -72,6 +75,8 @@ def split_line(line: bytes) -> tuple[Word, str]:
     """
     if b"\r" in line or b"\n" in line:
         raise CommandError(catalogue.BARE_NEWLINE_IN_COMMAND)
+    if line == _PROXY_LINE:
+        raise CommandError(catalogue.NOT_SMTP)
     if _CONTROLS.search(line):
         raise CommandError(catalogue.SYNTAX_ERROR)
     try:

@@ -1,0 +1,155 @@
+"""Who takes up how much of the limits that hold over all connections, and the place that one connection has there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Final, Protocol, final
+
+import trio
+
+from trio_fcgimail.config import LimitSettings
+from trio_fcgimail.server.limits import REPLIES, Limit
+from trio_fcgimail.server.rates import Meter, Network, network_of
+from trio_fcgimail.smtp import Reply
+
+
+class Rate(Enum):
+    """What is counted by the minute."""
+
+    CONNECTIONS = Limit.CONNECTIONS_PER_MINUTE_PER_IP
+    MESSAGES = Limit.MESSAGES_PER_MINUTE_PER_IP
+    RECIPIENTS = Limit.RECIPIENTS_PER_MINUTE_PER_IP
+
+
+class Ledger(Protocol):
+    """The accounts, wherever they are kept. What may be refused is awaited; what is given back never waits."""
+
+    async def enter(self) -> Limit | None:
+        """One more connection in all; the limit that is in its way, else it is to ``leave``."""
+
+    def leave(self) -> None:
+        """One connection fewer in all."""
+
+    async def admit(self, network: Network) -> Limit | None:
+        """One more connection of a network; the limit that is in its way, else it is to ``release``."""
+
+    def release(self, network: Network) -> None:
+        """One connection of a network fewer."""
+
+    async def count(self, rate: Rate, network: Network) -> Limit | None:
+        """A network did something that is counted by the minute; the limit that it is over, and then it may not."""
+
+
+@final
+class LocalLedger:
+    """The accounts of one process.
+
+    Args:
+        clock: seconds; must not go back.
+    """
+
+    def __init__(self, limits: LimitSettings, clock: Callable[[], float] = trio.current_time) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._connections = 0
+        self._connections_of: Counter[Network] = Counter()
+        per_minute: Mapping[Rate, int | None] = {
+            Rate.CONNECTIONS: limits.connections_per_minute_per_ip,
+            Rate.MESSAGES: limits.messages_per_minute_per_ip,
+            Rate.RECIPIENTS: limits.recipients_per_minute_per_ip,
+        }
+        self._meters: Final = {rate: Meter(most) for rate, most in per_minute.items() if most is not None}
+
+    async def enter(self) -> Limit | None:
+        """As in `Ledger`."""
+        if self._limits.connections is not None and self._connections >= self._limits.connections:
+            return Limit.CONNECTIONS
+        self._connections += 1
+        return None
+
+    def leave(self) -> None:
+        """As in `Ledger`."""
+        self._connections -= 1
+
+    async def admit(self, network: Network) -> Limit | None:
+        """As in `Ledger`."""
+        most = self._limits.connections_per_ip
+        if most is not None and self._connections_of[network] >= most:
+            return Limit.CONNECTIONS_PER_IP
+        self._connections_of[network] += 1
+        return None
+
+    def release(self, network: Network) -> None:
+        """As in `Ledger`."""
+        self._connections_of[network] -= 1
+        if not self._connections_of[network]:
+            del self._connections_of[network]
+
+    async def count(self, rate: Rate, network: Network) -> Limit | None:
+        """As in `Ledger`."""
+        meter = self._meters.get(rate)
+        return None if meter is None or meter.takes(network, self._clock()) else rate.value
+
+
+@final
+class Place:
+    """What one connection takes up. Leaving gives all of it back, however far it came; to leave twice does nothing.
+
+    What may be refused returns the reply that says so, or None.
+
+    Args:
+        limits: whom the limits per minute leave alone.
+    """
+
+    def __init__(self, ledger: Ledger, limits: LimitSettings) -> None:
+        self._ledger = ledger
+        self._exempt_from = limits.exempt_from
+        self._entered = 0
+        self._network: Network | None = None  # for which it was admitted
+        self._metered: Network | None = None  # likewise, unless it is exempt
+
+    async def enter(self) -> Reply | None:
+        """Be one connection more."""
+        limit = await self._ledger.enter()
+        if limit is not None:
+            return REPLIES[limit]
+        self._entered += 1
+        return None
+
+    async def stand_for(self, ip: str) -> Reply | None:
+        """Be a connection of this address from now on, and of no other.
+
+        Args:
+            ip: "" for none, which no limit by address applies to.
+        """
+        self._release()
+        network = network_of(ip)
+        if network is None:
+            return None
+        limit = await self._ledger.admit(network)
+        if limit is not None:
+            return REPLIES[limit]
+        self._network = network
+        if self._exempt_from.holds(ip):
+            return None
+        self._metered = network
+        return await self.count(Rate.CONNECTIONS)
+
+    async def count(self, rate: Rate) -> Reply | None:
+        """Do something that is counted by the minute."""
+        limit = None if self._metered is None else await self._ledger.count(rate, self._metered)
+        return None if limit is None else REPLIES[limit]
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._release()
+        for _ in range(self._entered):
+            self._ledger.leave()
+        self._entered = 0
+
+    def _release(self) -> None:
+        if self._network is not None:
+            self._ledger.release(self._network)
+        self._network = self._metered = None
