@@ -18,6 +18,7 @@ from trio_fcgimail.server.processors.interface import (
     SaveAnswer,
     Stored,
 )
+from trio_fcgimail.server.processors.maildir import maildir_of
 from trio_fcgimail.server.processors.registry import (
     ENTRY_POINT_GROUP,
     ChainError,
@@ -50,4 +51,5 @@ __all__ = [
     "SaveAnswer",
     "SaveFunction",
     "Stored",
+    "maildir_of",
 ]

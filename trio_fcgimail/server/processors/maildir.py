@@ -11,7 +11,7 @@ from typing import ClassVar, Final, assert_never, final
 
 import trio
 
-from trio_fcgimail.config import MaildirUser
+from trio_fcgimail.config import MaildirSettings, MaildirUser
 from trio_fcgimail.mail import Envelope
 from trio_fcgimail.server.maildir import Maildir, Novelty, Owner
 from trio_fcgimail.server.processors.interface import (
@@ -119,7 +119,7 @@ class MailDir(Processor):
             assert self._context is not None, "set up before any mail"
             settings, user = self._context.settings, self._users[name]
             self._maildirs[name] = Maildir(
-                _path(settings.maildir.path or "", name),
+                maildir_of(settings.maildir, name),
                 host=settings.hostname,
                 owner=Owner(user.uid, user.gid),
                 look_back_seconds=LOOK_BACK_SECONDS,
@@ -128,8 +128,9 @@ class MailDir(Processor):
         return self._maildirs[name]
 
 
-def _path(template: str, name: str) -> Path:
-    """The Maildir of a user; only a ``~/`` of the template itself is a home, which is ours."""
+def maildir_of(settings: MaildirSettings, name: str) -> Path:
+    """The path of a user's maildir; only a ``~/`` of the template itself is a home, which is ours."""
+    template = settings.path or ""
     path = str(Path.home()) + template[1:] if template.startswith("~/") else template
     return Path(path.replace(_USER, name, 1))
 
