@@ -322,6 +322,7 @@ class House:
             observers=(LogObserver(journal.log), *observers),
         )
         self._nursery = nursery
+        nursery.start_soon(self.gateway.scripts.run)
 
     def session(
         self,

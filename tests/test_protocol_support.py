@@ -129,7 +129,7 @@ def names(page: str) -> Iterator[str]:
 def shape(page: str) -> Iterator[str]:
     for line in lines(page):
         match line.section, line.cells:
-            case (("What we do" | "Security"), (_, _, module, test)):
+            case (("What we do" | "Security" | "Faults of other servers"), (_, _, module, test)):
                 if not any(MODULE.fullmatch(name) for name in CODE.findall(module)):
                     yield f"without a module: {line.cells[0]}"
                 is_tested = any(name.startswith("tests/") for name in CODE.findall(test))

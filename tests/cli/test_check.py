@@ -216,3 +216,12 @@ def test_the_script_of_each_stage_is_looked_for(php: PhpFpm, folder: Path) -> No
     marks = {subject: mark for subject, (mark, _) in _rows(done.stdout).items() if subject.startswith("scripts.")}
     assert done.returncode == 0, done.stdout.decode()
     assert marks == {"scripts.connect": "ok", "scripts.helo": "??", "scripts.auth": "ok", "scripts.save": "??"}
+
+
+def test_each_upstream_has_a_row(php: PhpFpm, folder: Path) -> None:
+    text = configuration(upstream=f'{php.address}", "unix:{folder}/gone')
+    write_configuration(folder, text)
+    done = run_command("check", folder=folder)
+    rows = _rows(done.stdout)
+    assert done.returncode == 1
+    assert (rows["fastcgi.upstreams[0]"][0], rows["fastcgi.upstreams[1]"][0]) == ("ok", "NO")

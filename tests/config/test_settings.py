@@ -73,8 +73,10 @@ def test_minimal_document_gives_the_defaults_of_the_contract() -> None:
             upstreams=(UnixAddress("/run/php/php-fpm.sock"),),
             max_connections=5,
             reserve_for_validate=1,
+            keep_alive=True,
             connect_seconds=5.0,
             wait_seconds=20.0,
+            clean_eof_means_unexecuted=False,
         ),
         scripts=ScriptSettings(
             connect=None,
@@ -114,6 +116,19 @@ TAKEN = [
     pytest.param("[spool]\ntotal_octets = 5", "spool.total_octets", 5, id="total"),
     pytest.param(
         '[fastcgi]\nupstreams = ["tcp:[::1]:9000"]', "fastcgi.upstreams", (TcpAddress("::1", 9000),), id="tcp-upstream"
+    ),
+    pytest.param(
+        '[fastcgi]\nupstreams = ["unix:/a", "localhost:9000", "unix:/a"]',
+        "fastcgi.upstreams",
+        (UnixAddress("/a"), TcpAddress("localhost", 9000)),
+        id="several-upstreams-each-once",
+    ),
+    pytest.param("[fastcgi]\nkeep_alive = false", "fastcgi.keep_alive", False, id="no-kept-connections"),
+    pytest.param(
+        "[fastcgi]\nclean_eof_means_unexecuted = true",
+        "fastcgi.clean_eof_means_unexecuted",
+        True,
+        id="a-clean-end-means-nothing",
     ),
     pytest.param("[fastcgi]\nmax_connections = 1", "fastcgi.reserve_for_validate", 0, id="one-connection-no-reserve"),
     pytest.param(

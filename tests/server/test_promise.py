@@ -51,9 +51,9 @@ memory_octets = 2000000
 
 
 class Stage(Enum):
-    """Where the fault happens: the token that would be a yes, and how long the script may take."""
+    """Where the fault happens: the token that would be a yes, and how long the script may take, in all tries."""
 
-    VALIDATE = (b"PASSED", VALIDATE_SECONDS)
+    VALIDATE = (b"PASSED", 2 * VALIDATE_SECONDS)
     SAVE = (b"SAVED", SAVE_SECONDS)
 
     @property
@@ -201,8 +201,8 @@ FAULTS: Final = [
     Fault("connection-refused", refuse, Ends.GIVE_UP),
     Fault("accepts-and-never-reads", never_read, Ends.DEADLINE),
     Fault("reads-and-never-answers", Acts(b"", stay=True), Ends.DEADLINE),
-    Fault("closes-unread", close_at_once),
-    Fault("closes-within-the-request", refuse_half_read_and_close, mail=BIG),
+    Fault("closes-unread", close_at_once, Ends.GIVE_UP),
+    Fault("closes-within-the-request", refuse_half_read_and_close, Ends.GIVE_UP, mail=BIG),
     Fault("closes-before-the-head", Acts(b"")),
     Fault("closes-within-the-head", Acts(stdout(HEAD[:9]))),
     Fault("closes-after-the-head", Acts(stdout(HEAD))),
@@ -223,9 +223,9 @@ FAULTS: Final = [
     Fault("wrong-request-id-of-STDOUT", Acts(stdout(HEAD + TOKEN, 2) + end())),
     Fault("yes-under-the-id-of-management", Acts(encode_record(RecordType.STDOUT, 0, HEAD + TOKEN) + end())),
     Fault("output-after-the-end-of-STDOUT", Acts(encode_record(RecordType.STDOUT, 1) + YES + end())),
-    Fault("OVERLOADED", Acts(end(ProtocolStatus.OVERLOADED), stay=True)),
-    Fault("CANT_MPX_CONN", Acts(end(ProtocolStatus.CANT_MPX_CONN), stay=True)),
-    Fault("UNKNOWN_ROLE", Acts(end(ProtocolStatus.UNKNOWN_ROLE), stay=True)),
+    Fault("OVERLOADED", Acts(end(ProtocolStatus.OVERLOADED), stay=True), Ends.GIVE_UP),
+    Fault("CANT_MPX_CONN", Acts(end(ProtocolStatus.CANT_MPX_CONN), stay=True), Ends.GIVE_UP),
+    Fault("UNKNOWN_ROLE", Acts(end(ProtocolStatus.UNKNOWN_ROLE), stay=True), Ends.GIVE_UP),
     Fault("yes-and-OVERLOADED", Acts(YES + end(ProtocolStatus.OVERLOADED), stay=True)),
     Fault("yes-and-CANT_MPX_CONN", Acts(YES + end(ProtocolStatus.CANT_MPX_CONN), stay=True)),
     Fault("yes-and-UNKNOWN_ROLE", Acts(YES + end(ProtocolStatus.UNKNOWN_ROLE), stay=True)),

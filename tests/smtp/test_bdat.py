@@ -111,6 +111,8 @@ ROWS = [
     Row("rset-between", CHUNKING, b"RSET\r\n" + RCPT, "250 2.0.0 | 503 5.5.1", READY, "row 120"),
     Row("rset-then-mail", CHUNKING, b"RSET\r\n" + MAIL + RCPT + WHOLE, "250 2.0.0 | 250 2.1.0 | 250 2.1.5 | 250 2.0.0",
         READY, "row 120"),
+    Row("rset-then-long-line", CHUNKING, b"RSET\r\nNOOP " + b"x" * 3000 + b"\r\nNOOP\r\n",
+        "250 2.0.0 | 500 5.5.2 | 250 2.0.0", READY, "RSET between chunks keeps the limit of lines"),
     Row("ehlo-between", CHUNKING, EHLO + WHOLE, "250 | 503 5.5.1", READY, "RFC 5321 4.1.4"),
     Row("bad-ehlo-between", CHUNKING, b"EHLO\r\n" + LAST, "501 5.5.4 | 250 2.0.0", READY, "RFC 5321 4.1.4"),
     Row("quit-between", CHUNKING, QUIT, "221 2.0.0", CLOSED, "RFC 5321 4.1.1.10"),

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.smtp.support import ALL, LMTP_OPTIONS, OPTIONS, Cut, Row, in_state
@@ -149,6 +149,7 @@ def test_original_recipient_prints_as_it_came() -> None:
     assert str(OriginalRecipient("rfc822", "b+b@e.f")) == "rfc822;b+b@e.f"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=30))
 def test_xtext_is_read_back(text: str) -> None:
     """Any printable ASCII, encoded as RFC 3461 4 asks for."""

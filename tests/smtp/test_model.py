@@ -352,6 +352,8 @@ WAYS = st.sampled_from(
         [Step.EHLO, Step.STARTTLS, Step.NOOP, Step.HANDSHAKE, Step.NOOP],
         [Step.EHLO, Step.STARTTLS, Step.HANDSHAKE, Step.EHLO],
         [Step.AUTH_LOGIN, Step.LOGIN_RESPONSE, Step.LOGIN_RESPONSE],
+        [Step.AUTH_LOGIN, Step.RSET],  # whose letters are base64
+        [Step.AUTH_LOGIN, Step.PLAIN_RESPONSE],
         [Step.AUTH_PLAIN, Step.PLAIN_RESPONSE],
         [Step.EHLO, Step.AUTH_PLAIN, Step.CANCEL, Step.NOOP],
     ]

@@ -36,6 +36,7 @@ from trio_fcgimail.config import (
     TcpAddress,
     TlsMode,
     UnixAddress,
+    UpstreamAddress,
 )
 from trio_fcgimail.mail import Envelope, Meaning, Peer, Session, clean, get_parameters
 from trio_fcgimail.server import ListenError
@@ -67,8 +68,10 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
             findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings += check_chains(settings)
+    for number, address in enumerate(settings.fastcgi.upstreams):
+        key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"
+        findings.append(await _check_upstream(key, address, settings))
     if settings.fastcgi.upstreams:
-        findings.append(await _check_upstream(settings))
         findings += _check_scripts(settings.scripts)
         findings += [_unknown_limits(settings)] if probe_script is None else await _ask_php(settings, probe_script)
     if probe:
@@ -173,9 +176,7 @@ def _check_spool(settings: Settings) -> Finding:
     return Finding("spool.directory", State.GOOD, f"{folder}: {free >> 20} MiB free")
 
 
-async def _check_upstream(settings: Settings) -> Finding:
-    key = "fastcgi.upstreams"
-    address = settings.fastcgi.upstreams[0]
+async def _check_upstream(key: str, address: UpstreamAddress, settings: Settings) -> Finding:
     try:
         stream = await connect(address, seconds=settings.fastcgi.connect_seconds)
     except UpstreamError as exc:
@@ -245,7 +246,11 @@ async def _probe(settings: Settings) -> Finding:
     recipient = Mailbox("postmaster", _first_domain(settings))
     session = Session(Peer("127.0.0.1", 0), GreetingWord.EHLO, settings.hostname)
     envelope = Envelope(queue_id="probe", session=session, mail_from=None)
-    verdict = await Scripts(settings).validate(envelope, recipient)
+    scripts = Scripts(settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scripts.run)
+        verdict = await scripts.validate(envelope, recipient)
+        nursery.cancel_scope.cancel()
     state = State.GOOD if verdict.meaning is Meaning.ACCEPTED else State.BAD
     return Finding("probe", state, f"{recipient}: {verdict.reply.text} ({verdict.reason})")
 

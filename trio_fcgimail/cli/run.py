@@ -17,7 +17,7 @@ from trio_fcgimail.cli.pidfile import pid_file
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import ConfigWarning, LogLevel, Settings, UnixAddress
 from trio_fcgimail.server import Ending, LogFile, LogObserver, Server, StartError, make_log, stop_at_signals
-from trio_fcgimail.server.php import PhpError, PhpProgram, run_php
+from trio_fcgimail.server.php import PhpError, PhpKind, PhpProgram, run_php
 
 
 @final
@@ -120,7 +120,8 @@ async def _serve(
             run = _Running(inner.cancel_scope)
             await outer.start(stop_at_signals, run, log, file)
             if php is not None:
-                settings = _with_upstream(settings, await inner.start(_run_php, php, settings, log))
+                path = await inner.start(_run_php, php, settings, log)
+                settings = with_own_php(settings, path, php.program.kind)
             server = Server(settings, log=log, observers=[LogObserver(log)])
             run.begin(server)
             ending = await server.run()
@@ -159,8 +160,14 @@ async def _run_php(
     )
 
 
-def _with_upstream(settings: Settings, path: Path) -> Settings:
-    return replace(settings, fastcgi=replace(settings.fastcgi, upstreams=(UnixAddress(str(path)),)))
+def with_own_php(settings: Settings, path: Path, kind: PhpKind) -> Settings:
+    """Put in the socket of our own PHP, and what is known of that: php-cgi was not measured."""
+    fastcgi = replace(
+        settings.fastcgi,
+        upstreams=(UnixAddress(str(path)),),
+        clean_eof_means_unexecuted=kind is PhpKind.FPM,
+    )
+    return replace(settings, fastcgi=fastcgi)
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -40,18 +40,11 @@ def _is_no_systemd_name(value: object) -> bool:
     return not (isinstance(value, str) and value.startswith("systemd:"))
 
 
-def _has_at_most_one(value: object) -> bool:
-    return not (isinstance(value, list) and len(value) > 1)
-
-
 _ROWS: Final = (
     _off("workers", 1, "1", "several processes"),
     _off("user", "", '""', "changing the user"),
     _off("group", "", '""', "changing the group"),
     NotYet("listeners.address", _is_no_systemd_name, _text('"HOST:PORT" or "unix:/PATH"', "sockets from systemd")),
-    NotYet("fastcgi.upstreams", _has_at_most_one, _text("one address", "several upstreams")),
-    _off("fastcgi.keep_alive", False, "false", "kept connections"),
-    _off("fastcgi.clean_eof_means_unexecuted", False, "false", "retries"),
     _off("status.address", "", '""', "the status page"),
 )
 

@@ -137,7 +137,7 @@ def _peers(expected: str) -> Items:
 
 
 def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
-    return tuple(map(parse_upstream_address, items))
+    return tuple(dict.fromkeys(map(parse_upstream_address, items)))
 
 
 def _software(name: str) -> str:
@@ -158,6 +158,7 @@ _NOBODY = PeerList()
 _LOOPBACK = PeerList.parse(("127.0.0.0/8", "::1/128"))
 _NO_HOSTS = HostList.parse(())
 _LISTEN = text(parse_listen_address, '"127.0.0.1:2525", "[::1]:2525", "*:2525" or "unix:/PATH" (at most 107 octets)')
+_UPSTREAMS = "a list of addresses, not empty"
 _UPSTREAM_ENTRY = '"unix:/PATH" (at most 107 octets), "tcp:HOST:PORT" or "tcp:[IPV6]:PORT"'
 _MODE = optional(text(octal_mode, 'an octal mode as a string, such as "0660"'), "", '"" for the umask')
 _GROUP = optional(text(lambda name: file_path(name).name, "the name of a group"), "", '"" for our own')
@@ -261,16 +262,18 @@ class SpoolSettings:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastcgiSettings:
-    """`[fastcgi]`; `upstreams` has exactly one address in this version, none without FastCGI in the chains."""
+    """`[fastcgi]`; `max_connections` and the reserve are those of each upstream. Without scripts there may be none."""
 
     upstreams: Annotated[
         tuple[UpstreamAddress, ...],
-        Items(parse_upstream_address, _upstreams, "a list of one address", _UPSTREAM_ENTRY),
+        Items(parse_upstream_address, _upstreams, _UPSTREAMS, _UPSTREAM_ENTRY),
     ] = ()
     max_connections: Annotated[int, whole(1, _MAX_CONNECTIONS)] = 5
     reserve_for_validate: Annotated[int, whole(0, _MAX_CONNECTIONS)] = 1
+    keep_alive: Annotated[bool, flag()] = True
     connect_seconds: Annotated[float, seconds()] = 5.0
     wait_seconds: Annotated[float, seconds()] = 20.0
+    clean_eof_means_unexecuted: Annotated[bool, flag()] = False
 
 
 @final

@@ -4,11 +4,12 @@ The tree::
 
     Server.run
     └── ending (nursery)                 left when the last session is over
+        ├── Pool.run                     ends idle FastCGI connections; a task for each probe of an ejected upstream
         ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
         └── connections (nursery)        one task for each session
             ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
             └── Session.run ...          each in a cancel scope of its own, with the deadlines of the settings within
-                └── upstream.request     a nursery of two tasks, writer and reader, for each FastCGI request
+                └── upstream.exchange    a nursery of two tasks, writer and reader, for each FastCGI request
 
 A session's exception ends in Session.run, so nothing but a fault of this module can cancel the connections.
 """
@@ -213,6 +214,7 @@ class Server:
     async def _serve(self, ways: Sequence[Way], at_stop: Callable[[], None]) -> None:
         with accept_problems_to(self._log):
             async with trio.open_nursery() as ending:
+                ending.start_soon(self._gateway.scripts.run)
                 async with trio.open_nursery() as connections:
                     await self._accept(ways, connections, at_stop)
                     ending.start_soon(self._cut_in_time)

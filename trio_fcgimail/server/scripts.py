@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Final, final
 
 import structlog.typing
-import trio
 
 from trio_fcgimail.config import FastcgiSettings, RemoteAddr, ScriptSettings, Settings
 from trio_fcgimail.mail import (
@@ -37,12 +35,9 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, UpstreamUnavailable, connect, request
+from trio_fcgimail.server.pool import Kind, Pool, PoolRules
+from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
-
-GIVE_UP_SECONDS: Final = 2.0  # when the FastCGI server refuses at once; docs/design.md, "Upstream"
-_FIRST_PAUSE_SECONDS: Final = 0.005
-_LONGEST_PAUSE_SECONDS: Final = 0.25
 
 _NO_SCRIPT: Final = {
     Stage.CONNECT: Verdict(Meaning.ACCEPTED, catalogue.OK, "no connect script"),
@@ -55,10 +50,9 @@ _NOBODY: Final = Verdict(Meaning.REFUSED, catalogue.BAD_CREDENTIALS, "no auth sc
 
 @final
 class Scripts:
-    """The scripts of one configuration, behind one FastCGI server.
+    """The scripts of one configuration, behind the FastCGI servers that it names.
 
-    At most ``max_connections`` requests run at once, of which ``reserve_for_validate`` are kept for recipient checks,
-    so that big mails cannot starve them. Who waits, waits here, where nothing was sent yet.
+    Run ``run`` as long as anybody is asked.
 
     Args:
         settings: checked.
@@ -73,7 +67,6 @@ class Scripts:
         connect: Connect = connect,
     ) -> None:
         self._log = log
-        self._connect_to = connect
         self._hostname = settings.hostname
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
@@ -86,12 +79,11 @@ class Scripts:
             Stage.MAIL: settings.scripts.mail,
             Stage.VALIDATE: settings.scripts.validate,
         }
-        self._total = trio.CapacityLimiter(settings.fastcgi.max_connections)
-        self._saves = trio.CapacityLimiter(_save_connections(settings.fastcgi))
+        self._pool = _pool(settings.fastcgi, log, connect)
 
     @property
     def save_deadline_seconds(self) -> float:
-        """The longest that a save can take, waiting included."""
+        """The longest that a save can take, waiting and all tries included."""
         return self._fastcgi.wait_seconds + self._scripts.save_seconds
 
     def has(self, stage: Stage) -> bool:
@@ -193,36 +185,13 @@ class Scripts:
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
 
     async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
-        """One request. Raises UpstreamError."""
-        async with self._connection(stage) as stream:
-            return await request(stream, parameters, body, seconds=seconds)
+        """One request, in as many tries as it takes and may take. Raises UpstreamError."""
+        kind = {Stage.SAVE: Kind.SAVE, Stage.VALIDATE: Kind.VALIDATE}.get(stage, Kind.POLICY)
+        return await self._pool.request(kind, parameters, body, seconds=seconds)
 
-    @asynccontextmanager
-    async def _connection(self, stage: Stage) -> AsyncIterator[trio.abc.Stream]:
-        """A connection of our share, connected; given back when the request is over."""
-        async with AsyncExitStack() as stack:
-            try:
-                with trio.fail_after(self._fastcgi.wait_seconds):
-                    for limiter in (self._saves, self._total) if stage is Stage.SAVE else (self._total,):
-                        await stack.enter_async_context(limiter)
-                    stream = await self._connect()
-            except trio.TooSlowError as exc:
-                raise UpstreamUnavailable(f"no free connection within {self._fastcgi.wait_seconds:g} s") from exc
-            yield stream
-
-    async def _connect(self) -> trio.abc.Stream:
-        """Connect, and try again for a while when that fails at once: a pool that reloads is back in a moment."""
-        give_up = trio.current_time() + GIVE_UP_SECONDS
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return await self._connect_to(self._fastcgi.upstreams[0], seconds=self._fastcgi.connect_seconds)
-            except UpstreamUnavailable:
-                left = give_up - trio.current_time()
-                if left <= 0:
-                    raise
-            await trio.sleep(min(pause, left))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    async def run(self) -> None:
+        """Look after the connections, until cancelled; outlives the last request."""
+        await self._pool.run()
 
 
 def _explain(exc: UpstreamError, hidden: Secret | None) -> str:
@@ -247,6 +216,13 @@ def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
     return own
 
 
-def _save_connections(fastcgi: FastcgiSettings) -> int:
-    """How many connections saves may take; with a single one there is no reserve."""
-    return max(fastcgi.max_connections - fastcgi.reserve_for_validate, 1)
+def _pool(fastcgi: FastcgiSettings, log: structlog.typing.FilteringBoundLogger | None, connect: Connect) -> Pool:
+    rules = PoolRules(
+        max_connections=fastcgi.max_connections,
+        reserve=fastcgi.reserve_for_validate,
+        keep_alive=fastcgi.keep_alive,
+        wait_seconds=fastcgi.wait_seconds,
+        connect_seconds=fastcgi.connect_seconds,
+    )
+    clean_end = CleanEnd.UNEXECUTED if fastcgi.clean_eof_means_unexecuted else CleanEnd.UNKNOWN
+    return Pool(fastcgi.upstreams, rules, clean_end=clean_end, log=log, connect=connect)

@@ -1,15 +1,18 @@
-"""One FastCGI request over Trio: connect, send all of it, read while writing, close.
+"""One FastCGI request over Trio: connect, send all of it, read while writing.
 
 What is known when it fails decides what may be done next (docs/design.md, "Upstream"), so the errors say it: nothing
-was sent before ``UpstreamUnavailable``; after ``UpstreamBroken`` and ``UpstreamTimeout`` the script may have run.
+was sent before ``UpstreamUnavailable``; after ``UpstreamUnexecuted`` the script has not run; after ``UpstreamBroken``
+and ``UpstreamTimeout`` it may have.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import select
 import socket
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, assert_never, final
@@ -23,6 +26,7 @@ from trio_fcgimail.server.spool import SpoolReadError
 
 _RECEIVE_OCTETS: Final = 65_536
 _GATHER_OCTETS: Final = 65_536  # of a request, before they are written: a small mail is one write
+_TAIL_OCTETS: Final = 9  # the empty STDIN record, and one octet without which nothing is executed
 _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
 
 
@@ -38,6 +42,10 @@ class UpstreamError(Exception):
 
 class UpstreamUnavailable(UpstreamError):  # noqa: N818 - named for who failed, as its siblings are
     """Nothing was sent: no connection was to be had. Trying again can double nothing."""
+
+
+class UpstreamUnexecuted(UpstreamError):  # noqa: N818
+    """Something was sent, but the script has not run and will not. Trying again can double nothing."""
 
 
 class UpstreamTimeout(UpstreamError):  # noqa: N818
@@ -60,6 +68,27 @@ class Body:
 
     octets: int
     pieces: Callable[[], AsyncGenerator[bytes, None]]
+
+
+@final
+class CleanEnd(Enum):
+    """What it means that the server closed after a whole request, without a single octet of response."""
+
+    UNKNOWN = "the script may have run"
+    UNEXECUTED = "the script has not run"  # php-fpm: 497 of 497, while a worker that was killed resets
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and what may become of its connection.
+
+    Args:
+        is_reusable: the whole request was sent, END_REQUEST came with its padding, and nothing behind it.
+    """
+
+    answer: Answer
+    is_reusable: bool
 
 
 class Connect(Protocol):
@@ -124,6 +153,27 @@ def _explain(exc: OSError) -> str:
             return "; ".join(reasons) or exc.strerror or str(exc)
 
 
+def has_input(stream: trio.abc.Stream) -> bool:
+    """Whether an idle connection has something to read, which is its end or a fault: nobody asked for anything.
+
+    Only sockets can tell.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    poll = select.poll()
+    poll.register(stream.socket.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
+
+
+async def close(stream: trio.abc.Stream) -> None:
+    """Close at once, also when cancelled; a socket without a checkpoint."""
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    else:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+
+
 async def request(
     stream: trio.abc.Stream,
     parameters: Sequence[Parameter],
@@ -138,29 +188,55 @@ async def request(
 
     Args:
         stream: connected; owned from here on.
+
+    The other arguments and the errors are those of :func:`exchange`.
+    """
+    try:
+        reply = await exchange(stream, parameters, body, seconds=seconds, max_output_octets=max_output_octets)
+        return reply.answer
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def exchange(
+    stream: trio.abc.Stream,
+    parameters: Sequence[Parameter],
+    body: Body | None,
+    *,
+    seconds: float,
+    keep_connection: bool = False,
+    clean_end: CleanEnd = CleanEnd.UNKNOWN,
+    heard: Callable[[], None] | None = None,
+    max_output_octets: int = MAX_ANSWER_OCTETS,
+) -> Reply:
+    """Send one request and read its answer. The connection stays open, whatever happened: close it, or use it again.
+
+    Args:
+        stream: connected, with no request under way.
         parameters: see :func:`~trio_fcgimail.mail.get_parameters`; CONTENT_LENGTH agrees with ``body``.
         seconds: for all of it.
+        keep_connection: asks the server not to close (KEEP_CONN).
+        clean_end: what is known of this server.
+        heard: called at the first octets of the response.
         max_output_octets: more output than this is no answer.
 
     Raises:
+        UpstreamUnexecuted: no answer, and the script has not run.
         UpstreamTimeout: no complete answer in time.
         UpstreamBroken: no complete answer, and none to come.
     """
-    exchange = _Exchange(stream, max_output_octets)
+    half = _Exchange(stream, clean_end, heard, max_output_octets)
     try:
         with trio.move_on_after(seconds) as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(exchange.send, parameters, body, nursery.cancel_scope)
-                if not await exchange.read():
-                    nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see answer()
+            async with aclosing(half.requested(parameters, body, keep_connection)) as parts:
+                if not await half.send_at_once(parts):
+                    await half.send_and_read(parts)
         if scope.cancelled_caught:
-            raise UpstreamTimeout(f"no complete answer within {seconds:g} s{exchange.remark()}")
-        return exchange.answer()
+            raise UpstreamTimeout(f"no complete answer within {seconds:g} s{half.remark()}")
+        return half.reply()
     except UpstreamError as exc:
-        exc.stderr = exchange.stderr()
+        exc.stderr = half.stderr()
         raise
-    finally:
-        await trio.aclose_forcefully(stream)
 
 
 class _Sending(Enum):
@@ -174,8 +250,17 @@ class _Sending(Enum):
 class _Exchange:
     """The two halves of one request, which run side by side: a script may answer before it has read."""
 
-    def __init__(self, stream: trio.abc.Stream, max_output_octets: int) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        clean_end: CleanEnd,
+        heard: Callable[[], None] | None,
+        max_output_octets: int,
+    ) -> None:
         self._stream = stream
+        self._clean_end = clean_end
+        self._heard = heard
+        self._received = 0  # octets of response
         self._max_output_octets = max_output_octets
         self._app_status = 0
         self._conn = fastcgi.ClientConnection()
@@ -184,48 +269,132 @@ class _Exchange:
         self._output = bytearray()
         self._stderr = bytearray()
         self._sending = _Sending.UNDER_WAY
+        self._part = b""  # taken from the request, not yet sent
         self._problem: UpstreamError | None = None
         self._send_error: Exception | None = None
 
-    async def send(self, parameters: Sequence[Parameter], body: Body | None, scope: trio.CancelScope) -> None:
+    async def requested(
+        self, parameters: Sequence[Parameter], body: Body | None, keep_connection: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The octets to send, in parts of some size; the last is marked by ``_sending`` before it is given."""
+        gathered = self._conn.begin_request(_REQUEST_ID, params=parameters, keep_connection=keep_connection)
+        if body is not None:
+            async with aclosing(body.pieces()) as pieces:
+                async for piece in pieces:
+                    if len(gathered) >= _GATHER_OCTETS:
+                        yield gathered
+                        gathered = b""
+                    gathered += self._conn.send_stdin(_REQUEST_ID, piece)
+        gathered += self._conn.end_stdin(_REQUEST_ID)
+        self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
+        yield gathered
+
+    async def send_at_once(self, parts: AsyncGenerator[bytes, None]) -> bool:
+        """Hand a small request to the kernel whole, and read the answer: no task is needed for what does not wait.
+
+        Returns:
+            False when the kernel did not take all of it, or there is more.
+        """
+        if not isinstance(self._stream, trio.SocketStream):
+            return False
+        try:
+            self._part = await anext(parts)
+            if self._sending is not _Sending.LAST_PART:
+                return False
+            with suppress(BlockingIOError):
+                taken = os.write(self._stream.socket.fileno(), self._part)  # does not block: Trio's sockets never do
+                self._part = self._part[taken:]
+        except OSError as exc:
+            self._fail_to_send(exc)
+        except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
+            self._fail_to_make(exc)
+            return True
+        else:
+            if self._part:
+                return False
+            self._sending = _Sending.DONE
+        await self.read()
+        return True
+
+    async def send_and_read(self, parts: AsyncGenerator[bytes, None]) -> None:
+        """Send in one task and read in another."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send, parts, nursery.cancel_scope)
+            if not await self.read():
+                nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see reply()
+
+    async def _send(self, parts: AsyncGenerator[bytes, None], scope: trio.CancelScope) -> None:
         """Send it all. When the connection breaks the reader goes on: what came back may still explain it.
 
         Args:
             scope: cancelled when there will be nothing to read, as the request could not be made.
         """
         try:
-            gathered = self._conn.begin_request(_REQUEST_ID, params=parameters)
-            if body is not None:
-                async with aclosing(body.pieces()) as pieces:
-                    async for piece in pieces:
-                        if len(gathered) >= _GATHER_OCTETS:
-                            await self._stream.send_all(gathered)
-                            gathered = b""
-                        gathered += self._conn.send_stdin(_REQUEST_ID, piece)
-            gathered += self._conn.end_stdin(_REQUEST_ID)
-            self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
-            await self._stream.send_all(gathered)
+            if self._part:
+                await self._send_part(self._part)
+            async for part in parts:
+                await self._send_part(part)
         except trio.BrokenResourceError as exc:
-            self._sending = _Sending.FAILED
-            self._send_error = exc
+            self._fail_to_send(exc)
         except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
-            self._sending = _Sending.FAILED
-            self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
+            self._fail_to_make(exc)
             scope.cancel()
         else:
             self._sending = _Sending.DONE
+
+    async def _send_part(self, part: bytes) -> None:
+        """Send a part. The very end of a request goes by itself, so that whoever fails before knows it was not sent."""
+        if self._sending is _Sending.LAST_PART and len(part) > _TAIL_OCTETS:
+            self._sending = _Sending.UNDER_WAY
+            await self._stream.send_all(part[:-_TAIL_OCTETS])
+            self._sending = _Sending.LAST_PART
+            part = part[-_TAIL_OCTETS:]
+        await self._stream.send_all(part)
+
+    def _fail_to_send(self, exc: Exception) -> None:
+        self._sending = _Sending.FAILED
+        self._send_error = exc
+
+    def _fail_to_make(self, exc: Exception) -> None:
+        self._sending = _Sending.FAILED
+        self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
 
     async def read(self) -> bool:
         """Read to END_REQUEST, or to what makes an answer impossible; whether it was the former."""
         try:
             while not self._take_events():
-                self._conn.receive_data(await self._stream.receive_some(_RECEIVE_OCTETS))
+                data = await self._stream.receive_some(_RECEIVE_OCTETS)
+                if not data:
+                    await self._let_writer_settle()
+                elif not self._received and self._heard is not None:
+                    self._heard()
+                self._received += len(data)
+                self._conn.receive_data(data)
         except fastcgi.ProtocolError as exc:
             self._problem = UpstreamBroken(f"{exc}{self.remark()}")
         except trio.BrokenResourceError as exc:
-            self._problem = UpstreamBroken(f"the connection broke{self.remark()}")
+            await self._let_writer_settle()
+            self._problem = self._ended("the connection broke", CleanEnd.UNKNOWN)
             self._problem.__cause__ = exc
         return self._problem is None
+
+    async def _let_writer_settle(self) -> None:
+        """Let the writer notice what the kernel has already told it.
+
+        Trio's send sleeps for one round of the scheduler after the kernel has taken the octets: until then a request
+        that is wholly sent looks as if its last part were not.
+        """
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+
+    def _ended(self, how: str, means: CleanEnd) -> UpstreamError:
+        """The connection is over before its time: what that says of the script.
+
+        A request that was not sent to its end was not executed: whoever runs one waits for all of it.
+        """
+        is_unsent = self._sending is not _Sending.DONE
+        is_unexecuted = not self._received and (is_unsent or means is CleanEnd.UNEXECUTED)
+        return (UpstreamUnexecuted if is_unexecuted else UpstreamBroken)(f"{how}{self.remark()}")
 
     def _take_events(self) -> bool:
         """Use what was received; whether this was the last of it."""
@@ -245,12 +414,14 @@ class _Exchange:
                 case fastcgi.RequestEnded(protocol_status=status, app_status=app_status):
                     self._app_status = app_status
                     if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
-                        self._problem = UpstreamBroken(f"the request was not executed: {status.name}")
+                        # With output the script has begun all the same, whatever the server says.
+                        kind = UpstreamBroken if self._head is not None or self._output else UpstreamUnexecuted
+                        self._problem = kind(f"the request was not executed: {status.name}{self.remark()}")
                     elif self._sending is _Sending.UNDER_WAY:
                         self._problem = UpstreamBroken(f"answered too early{self.remark()}")
                     return True
                 case fastcgi.ConnectionClosed():
-                    self._problem = UpstreamBroken(f"closed without END_REQUEST{self.remark()}")
+                    self._problem = self._ended("closed without END_REQUEST", self._clean_end)
                     return True
                 case (
                     fastcgi.StreamEnded()
@@ -291,7 +462,7 @@ class _Exchange:
                 case event:
                     assert_never(event)
 
-    def answer(self) -> Answer:
+    def reply(self) -> Reply:
         """The answer, if there is one.
 
         Raises:
@@ -303,7 +474,8 @@ class _Exchange:
             raise UpstreamBroken(f"answered too early{self.remark()}") from self._send_error
         if self._head is None:
             raise UpstreamBroken(f"no output, not even a head{self.remark()}")
-        return Answer(self._head.status, bytes(self._output), self.stderr(), self._head.headers, self._app_status)
+        answer = Answer(self._head.status, bytes(self._output), self.stderr(), self._head.headers, self._app_status)
+        return Reply(answer, self._conn.is_reusable)
 
     def remark(self) -> str:
         """What else is known, for the log."""

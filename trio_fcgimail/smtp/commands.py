@@ -27,12 +27,13 @@ AUTH_WORD_OCTETS: Final = 5  # that begins_auth() needs
 _CONTROLS: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # HT is white space to lenient senders
 
 # A browser or an HTTP client was talked into sending a form to us: what follows would be run as commands.
-_HTTP_WORDS: Final = {"GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "HOST:"}
+_HTTP: Final = (
+    rb"(?:GET|POST|PUT|HEAD|DELETE|OPTIONS|CONNECT|TRACE|PATCH|PRI)(?=[ \t]|\Z)|HOST:"  # RFC 9110 9, 9113 3.4
+)
 # A header of the PROXY protocol that nobody asked for: forged, or of a proxy that would pass for all its clients.
 # Version 2 begins with two empty lines and one of a NUL.
-_PROXY_WORD: Final = "PROXY"
-_PROXY_LINE: Final = b"\0"
-_FOREIGN_WORDS: Final = frozenset({*_HTTP_WORDS, _PROXY_WORD})
+_PROXY: Final = rb"PROXY(?=[ \t]|\Z)|\0\Z"
+_FOREIGN: Final = re.compile(_HTTP + b"|" + _PROXY, re.IGNORECASE)
 
 
 @final
@@ -75,7 +76,7 @@ def split_line(line: bytes) -> tuple[Word, str]:
     """
     if b"\r" in line or b"\n" in line:
         raise CommandError(catalogue.BARE_NEWLINE_IN_COMMAND)
-    if line == _PROXY_LINE:
+    if _FOREIGN.match(line):
         raise CommandError(catalogue.NOT_SMTP)
     if _CONTROLS.search(line):
         raise CommandError(catalogue.SYNTAX_ERROR)
@@ -85,11 +86,16 @@ def split_line(line: bytes) -> tuple[Word, str]:
         raise CommandError(catalogue.SYNTAX_ERROR) from exc
     word, _, rest = text.replace("\t", " ").partition(" ")
     word, rest = grammar.fold(word), rest.strip(" ")
-    if word in _FOREIGN_WORDS:
-        raise CommandError(catalogue.NOT_SMTP)
     if not word:
         raise CommandError(catalogue.SYNTAX_ERROR)
     return WORDS.get(word, Word(Verb.UNKNOWN)), rest
+
+
+def refusal_of_long_line(beginning: bytes) -> Reply:
+    """What a line is answered of which only its beginning was kept."""
+    if _FOREIGN.match(beginning):  # the path of a request to HTTP can be as long as an attacker likes
+        return catalogue.NOT_SMTP
+    return catalogue.SASL_LINE_TOO_LONG if begins_auth(beginning) else catalogue.LINE_TOO_LONG
 
 
 def parse_greeting(rest: str) -> str:

@@ -16,23 +16,12 @@ No command is looked at before the last event was answered, so a pipelining clie
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import Final, assert_never, final
 
-from trio_fcgimail.smtp import catalogue, commands
-from trio_fcgimail.smtp.buffer import MAX_COMMAND_OCTETS, Line, LineReader, ReceiveBuffer
-from trio_fcgimail.smtp.content import (
-    Chunk,
-    ChunkReader,
-    ChunkSkipper,
-    ContentJudge,
-    DataReader,
-    Fault,
-    HopelessContentError,
-    Refused,
-)
+from trio_fcgimail.smtp import catalogue
+from trio_fcgimail.smtp.content import Chunk, Refused
 from trio_fcgimail.smtp.defaults import default_reply
-from trio_fcgimail.smtp.errors import LocalProtocolError, RemoteProtocolError
+from trio_fcgimail.smtp.errors import LocalProtocolError
 from trio_fcgimail.smtp.events import (
     NEED_DATA,
     PAUSED,
@@ -58,36 +47,27 @@ from trio_fcgimail.smtp.events import (
     Waiting,
     Xclient,
 )
-from trio_fcgimail.smtp.interpreter import (
+from trio_fcgimail.smtp.intake import Intake
+from trio_fcgimail.smtp.offer import Offer, make_offer
+from trio_fcgimail.smtp.options import RepliesAtEnd, ServerOptions, Tls
+from trio_fcgimail.smtp.replies import Outcome, Reply
+from trio_fcgimail.smtp.sasl import Login
+from trio_fcgimail.smtp.standing import Standing
+from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
+from trio_fcgimail.smtp.steps import (
     Ask,
     Challenge,
     EatChunk,
     Lost,
+    Pass,
     Refuse,
+    RefuseMessage,
     Settle,
-    Situation,
     Step,
     TakeChunk,
-    interpret,
-    interpret_response,
 )
-from trio_fcgimail.smtp.offer import Offer, make_offer
-from trio_fcgimail.smtp.options import Extension, RepliesAtEnd, ServerOptions, Tls
-from trio_fcgimail.smtp.replies import Outcome, Reply
-from trio_fcgimail.smtp.sasl import MAX_SASL_OCTETS, Login, SaslExchange
-from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
-from trio_fcgimail.smtp.tally import BAD_COMMAND_CODES, Tally
-from trio_fcgimail.smtp.transaction import Reader, Transaction
-
-
-class _Input(Enum):
-    OPEN = "more may come"
-    ENDED = "the client has closed"
-
-
-_TLS_HELLO: Final = b"\x16\x03"  # a handshake record of any version (RFC 8446 5.1); no command begins so
-_FAULT_REPLIES: Final = {Fault.TOO_BIG: catalogue.MESSAGE_TOO_BIG, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE}
-_HOPELESS_REPLIES: Final = {**_FAULT_REPLIES, Fault.BARE_NEWLINE: catalogue.BARE_NEWLINE_CLOSE}
+from trio_fcgimail.smtp.tally import BAD_COMMAND_CODES
+from trio_fcgimail.smtp.transaction import Transaction
 
 
 @final
@@ -99,30 +79,28 @@ class ServerConnection:
 
     Attributes:
         options: as given.
-        state: where the session is; only replies move it, and the end of a TLS handshake.
-        tls: whether the connection is encrypted, as far as the embedder has told.
 
     After RemoteProtocolError or a closing reply ``state`` is CLOSED, and only ``ConnectionClosed`` follows.
     """
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
-        self.state = State.CONNECTED
-        self.tls = options.tls
-        self._offer = make_offer(options, self.tls, None)
-        self._buffer = ReceiveBuffer()
-        self._input = _Input.OPEN
-        self._lines = LineReader()
-        self._content: Reader | None = None  # what reads now; None: commands are read
-        self._login = Login.NONE
-        self._sasl: SaslExchange | None = None  # while in State.SASL
-        self._transaction = Transaction(self.options)
+        self._now = Standing(options)
+        self._intake = Intake()
         self._first_chunk: Chunk | None = None  # read once DataBegun was answered
         self._pending: Answerable | None = None
-        self._close_reason = CloseReason.REPLY
-        self._tally = Tally(options)
 
     # What the embedder asks
+
+    @property
+    def state(self) -> State:
+        """Where the session is; only replies move it, and the end of a TLS handshake."""
+        return self._now.state
+
+    @property
+    def tls(self) -> Tls:
+        """Whether the connection is encrypted, as far as the embedder has told."""
+        return self._now.tls
 
     @property
     def waiting_for(self) -> Waiting:
@@ -133,7 +111,7 @@ class ServerConnection:
             return Waiting.HANDSHAKE
         if self._pending is not None or self.state is State.CONNECTED:
             return Waiting.ANSWER
-        return Waiting.COMMAND if self._content is None else Waiting.DATA
+        return Waiting.COMMAND if self._intake.content is None else Waiting.DATA
 
     @property
     def in_transaction(self) -> bool:
@@ -149,14 +127,9 @@ class ServerConnection:
             LocalProtocolError: data after the end of file or during a TLS handshake, or more than the buffer holds:
                 read only at NEED_DATA.
         """
-        if self._input is _Input.ENDED:
-            raise LocalProtocolError("data after the end of file")
         if self.state is State.TLS_PENDING:
             raise LocalProtocolError("what comes now is for TLS, until tls_started()")
-        if data:
-            self._buffer.append(data)
-        else:
-            self._input = _Input.ENDED
+        self._intake.append(data)
 
     def next_event(self) -> Event | Signal:
         """The next event, or a signal.
@@ -164,13 +137,19 @@ class ServerConnection:
         Raises:
             RemoteProtocolError: the stream cannot be followed; write its ``to_send``, then close.
         """
-        if self.state is State.CLOSED:
-            return ConnectionClosed(self._close_reason)
-        if self._pending is not None or self.state is State.TLS_PENDING:
+        now = self._now
+        if now.state is State.CLOSED:
+            return ConnectionClosed(now.close_reason)
+        if self._pending is not None or now.state is State.TLS_PENDING:
             return PAUSED
-        if self.state is State.CONNECTED:
+        if now.state is State.CONNECTED:
             return self._ask(Connected())
-        return self._next_command() if self._content is None else self._next_content(self._content)
+        if (step := self._intake.next_step(now)) is not None:
+            return self._take(step)
+        if not self._intake.has_ended:
+            return NEED_DATA
+        now.end(CloseReason.EOF)
+        return ConnectionClosed(CloseReason.EOF)
 
     # What the embedder answers
 
@@ -227,7 +206,7 @@ class ServerConnection:
             raise LocalProtocolError("close() takes a 421 or 521, once")
         may_speak = self.state is not State.TLS_PENDING
         self._pending = None
-        data = self._move(Verb.UNKNOWN, reply)
+        data = self._now.say(Verb.UNKNOWN, reply)
         return data if may_speak else b""
 
     def tls_started(self) -> None:
@@ -236,11 +215,10 @@ class ServerConnection:
         Raises:
             LocalProtocolError: no handshake was under way.
         """
-        self._check_tls_pending()
-        self.state = next_state(self.state, Verb.TLS_HANDSHAKE, Outcome.OK)
-        self.tls = Tls.ACTIVE
-        self._input = _Input.OPEN
-        self._begin_anew()
+        self._end_handshake(Outcome.OK)
+        self._now.tls = Tls.ACTIVE
+        self._now.begin_anew()
+        self._intake.reopen()
 
     def tls_failed(self) -> None:
         """The TLS handshake failed. There is nothing left to say (RFC 3207 4.1): close the connection.
@@ -248,29 +226,25 @@ class ServerConnection:
         Raises:
             LocalProtocolError: no handshake was under way.
         """
-        self._check_tls_pending()
-        self.state = next_state(self.state, Verb.TLS_HANDSHAKE, Outcome.NO)
-        self._close_reason = CloseReason.ERROR
+        self._end_handshake(Outcome.NO)
+        self._now.close_reason = CloseReason.ERROR
 
-    def _check_tls_pending(self) -> None:
+    def _end_handshake(self, outcome: Outcome) -> None:
         if self.state is not State.TLS_PENDING:
             raise LocalProtocolError("no TLS handshake is under way")
+        self._now.state = next_state(State.TLS_PENDING, Verb.TLS_HANDSHAKE, outcome)
 
     def _check_nothing_follows(self) -> None:
         """Octets behind STARTTLS may be an attacker's, to be taken for the client's once TLS is on (RFC 3207 4.2)."""
-        if len(self._buffer):
-            raise self._fail("plaintext behind STARTTLS", catalogue.PLAINTEXT_BEHIND_STARTTLS)
-
-    def _begin_anew(self) -> None:
-        self._login = Login.NONE
-        self._transaction = Transaction(self.options)
-        self._offer = make_offer(self.options, self.tls, None)
+        if not self._intake.is_empty:
+            self._pending = None
+            raise self._now.lose("plaintext behind STARTTLS", catalogue.PLAINTEXT_BEHIND_STARTTLS)
 
     # Answers
 
     def _next_offer(self, event: Answerable) -> Offer:
         """What is offered once ``event`` is accepted."""
-        return make_offer(self.options, self.tls, event.word) if isinstance(event, Hello) else self._offer
+        return make_offer(self.options, self.tls, event.word) if isinstance(event, Hello) else self._now.offer
 
     def _ask(self, event: Answerable) -> Answerable:
         self._pending = event
@@ -279,31 +253,32 @@ class ServerConnection:
     def _replies_owed(self, event: Answerable) -> int:
         if self._pending is None or self._pending is not event:
             raise LocalProtocolError("this event does not wait for an answer")
-        return self._transaction.replies_at_end if isinstance(event, MessageEnd) else 1
+        return self._now.transaction.replies_at_end if isinstance(event, MessageEnd) else 1
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
+        now = self._now
         if isinstance(event, DataBegun) and self._first_chunk is not None:
             return self._answer_first_chunk(self._first_chunk, replies[0])
         if isinstance(event, Authenticate):
-            replies = [self._tally.count_login(replies[0])]
-        data = self._move(self._verb_of(event), *replies)  # raises before anything has changed
+            replies = [now.tally.count_login(replies[0])]
+        data = now.say(self._verb_of(event), *replies)  # raises before anything has changed
         self._pending = None
         match event:
             case Hello() if replies[0].outcome is Outcome.OK:
-                self._offer = self._next_offer(event)
-                self._transaction = Transaction(self.options)
+                now.offer = self._next_offer(event)
+                now.forget_mail()
             case Authenticate():
-                self._sasl = None
-                self._login = Login.DONE if replies[0].outcome is Outcome.OK else Login.NONE
+                self._intake.exchange = None
+                now.login = Login.DONE if replies[0].outcome is Outcome.OK else Login.NONE
             case Xclient(attributes=attributes) if replies[0].outcome is Outcome.OK:
-                self._begin_anew()
-                self._login = Login.DONE if isinstance(attributes.login, str) else Login.NONE
-            case MailFrom(smtputf8=smtputf8, body=body) if self.state is State.MAIL:
-                self._transaction = Transaction(self.options, smtputf8, body)
+                now.begin_anew()
+                now.login = Login.DONE if isinstance(attributes.login, str) else Login.NONE
+            case MailFrom(smtputf8=smtputf8, body=body) if now.state is State.MAIL:
+                now.transaction = Transaction(self.options, smtputf8, body)
             case RcptTo():
                 self._count_recipient(replies[0])
-            case DataBegun() if self.state is State.DATA:
-                self._content = self._transaction.read_data()
+            case DataBegun() if now.state is State.DATA:
+                self._intake.content = now.transaction.read_data()
             case MessageEnd():
                 self._end_message()
             case Connected() | Hello() | StartTls() | Xclient() | MailFrom() | DataBegun():
@@ -314,7 +289,7 @@ class ServerConnection:
 
     def _verb_of(self, event: Answerable) -> Verb:
         match event:
-            case MessageEnd() if self._transaction.chunks is not None:
+            case MessageEnd() if self._now.transaction.chunks is not None:
                 return Verb.BDAT_LAST
             case Authenticate() if self.state is State.SASL:
                 return Verb.SASL_RESPONSE
@@ -325,161 +300,89 @@ class ServerConnection:
         """The message is wanted or not; its first BDAT is answered when the octets were read (RFC 3030 2)."""
         data = b""
         if reply.outcome is Outcome.GO:
-            self._content = self._transaction.read_first_chunk(chunk)
+            self._intake.content = self._now.transaction.read_first_chunk(chunk)
         elif reply.outcome is Outcome.CLOSE:
-            data = self._move(chunk.verb, reply)
+            data = self._now.say(chunk.verb, reply)
         else:
-            self._content = self._transaction.skip(chunk, reply, Refused.MESSAGE)
+            self._intake.content = self._now.transaction.skip(chunk, reply, Refused.MESSAGE)
         self._pending = self._first_chunk = None
         return data
 
     def _count_recipient(self, reply: Reply) -> None:
         if reply.outcome is Outcome.OK:
-            self._transaction.recipients += 1
+            self._now.transaction.recipients += 1
         else:
-            self._tally.count_refused_recipient(reply)
+            self._now.tally.count_refused_recipient(reply)
 
     def _end_message(self) -> None:
-        self._transaction = Transaction(self.options)
-        self._tally.count_message()
+        self._now.forget_mail()
+        self._now.tally.count_message()
 
-    def _render(self, reply: Reply) -> bytes:
-        return reply.render(
-            enhanced=Extension.ENHANCED_STATUS_CODES in self.options.extensions,
-            utf8=self._transaction.smtputf8,
-        )
-
-    def _move(self, verb: Verb, *replies: Reply) -> bytes:
-        """Let the reply move the state, and encode it; of several, the first that closes decides, else the first."""
-        decisive = next((reply for reply in replies if reply.outcome is Outcome.CLOSE), replies[0])
-        self.state = next_state(self.state, verb, decisive.outcome)
-        if self.state is State.CLOSED:
-            self._close_reason = CloseReason.QUIT if verb is Verb.QUIT else CloseReason.REPLY
-        return b"".join(self._render(reply) for reply in replies)
-
-    def _fail(self, message: str, reply: Reply) -> RemoteProtocolError:
-        self._pending = None
-        self.state = State.CLOSED
-        self._close_reason = CloseReason.ERROR
-        return RemoteProtocolError(message, reply=reply, to_send=self._render(reply))
-
-    def _starved(self) -> Event | Signal:
-        """Nothing usable is buffered."""
-        if self._input is _Input.OPEN:
-            return NEED_DATA
-        self.state = State.CLOSED
-        self._close_reason = CloseReason.EOF
-        return ConnectionClosed(CloseReason.EOF)
-
-    # The content of a message
-
-    def _next_content(self, content: Reader) -> Event | Signal:
-        try:
-            if data := content.read(self._buffer):
-                return MessageChunk(data)
-        except HopelessContentError as exc:
-            raise self._fail(exc.fault.value, _HOPELESS_REPLIES[exc.fault]) from exc
-        if not content.ended:
-            return self._starved()
-        self._content = None
-        match content:
-            case DataReader(judge=judge):
-                return self._end_of_content(Verb.END_OF_DATA, judge)
-            case ChunkReader(chunk=chunk, judge=judge):
-                return self._end_of_content(chunk.verb, judge)
-            case ChunkSkipper(refused=Refused.COMMAND, reply=reply):
-                return self._reject(Verb.BDAT, reply)
-            case ChunkSkipper(chunk=chunk, reply=reply):
-                return self._refuse_message(chunk.verb, reply)
-            case _:
-                assert_never(content)
-
-    def _end_of_content(self, verb: Verb, judge: ContentJudge) -> Event:
-        """The end of the data, or of a chunk: the core refuses what is at fault, the embedder answers for the rest."""
-        if (reply := _FAULT_REPLIES.get(judge.fault)) is not None:
-            return self._refuse_message(verb, reply)
-        if verb is Verb.BDAT:
-            return self._settle(verb, catalogue.CHUNK_OK)
-        return self._ask(MessageEnd(judge.octets))
-
-    def _refuse_message(self, verb: Verb, reply: Reply) -> MessageRefused:
-        owed = 1 if verb is Verb.BDAT else self._transaction.replies_at_end
-        to_send = self._move(verb, *[reply] * owed)
-        if verb is Verb.BDAT:
-            self._transaction.refusal = reply
-        else:
-            self._end_message()
-        return MessageRefused(reply, to_send)
-
-    # Commands
-
-    def _next_command(self) -> Event | Signal:
-        if self._lines.is_at_start and self._buffer.startswith(_TLS_HELLO):
-            return self._reject(Verb.UNKNOWN, catalogue.NOT_SMTP)
-        line = self._lines.read(self._buffer, self._max_line_octets())
-        if line is None:
-            return self._starved()
-        return self._take(self._interpret(line) if self._sasl is None else interpret_response(line, self._sasl))
-
-    def _interpret(self, line: Line) -> Step:
-        return interpret(
-            line, Situation(self.state, self.options, self._offer, self._transaction, self._tally, self._login)
-        )
-
-    def _max_line_octets(self) -> int:
-        if len(self._buffer) <= MAX_COMMAND_OCTETS:
-            return MAX_COMMAND_OCTETS
-        begins_auth = commands.begins_auth(self._buffer.peek(commands.AUTH_WORD_OCTETS))
-        return MAX_SASL_OCTETS if self._sasl is not None or begins_auth else MAX_COMMAND_OCTETS
+    # What the client came with
 
     def _take(self, step: Step) -> Event | Signal:
-        """Do what a line came to."""
+        """Do what the client's octets came to."""
         match step:
+            case Pass(data=data):
+                return MessageChunk(data)
             case Ask(event=event):
                 if isinstance(event, StartTls):
                     self._check_nothing_follows()
                 return self._ask(event)
             case Settle(verb=Verb.RSET, reply=reply):
-                to_send = self._move(Verb.RSET, reply)
-                self._transaction = Transaction(self.options)
+                to_send = self._now.say(Verb.RSET, reply)
+                self._now.forget_mail()
                 return TransactionReset(to_send)
             case Settle(verb=verb, reply=reply):
                 return self._settle(verb, reply)
             case Challenge(verb=verb, reply=reply, exchange=exchange):
-                self._sasl = exchange
+                self._intake.exchange = exchange
                 return self._settle(verb, reply)
             case Refuse(verb=verb, reply=reply):
-                self._sasl = None
+                self._intake.exchange = None
                 return self._reject(verb, reply)
             case TakeChunk(chunk=chunk):
                 return self._take_chunk(chunk)
             case EatChunk(chunk=chunk, reply=reply, refused=refused):
-                self._content = self._transaction.skip(chunk, reply, refused)
+                self._intake.content = self._now.transaction.skip(chunk, reply, refused)
                 return self.next_event()
+            case RefuseMessage(verb=verb, reply=reply):
+                return self._refuse_message(verb, reply)
             case Lost(problem=problem, reply=reply):
-                raise self._fail(problem, reply)
+                raise self._now.lose(problem, reply)
             case _:
                 assert_never(step)
 
     def _take_chunk(self, chunk: Chunk) -> Event | Signal:
-        chunks = self._transaction.chunks
+        chunks = self._now.transaction.chunks
         if chunks is None:
             self._first_chunk = chunk
             return self._ask(DataBegun(DataCommand.BDAT))
         chunks.begin(chunk)
-        self._content = chunks
+        self._intake.content = chunks
         return self.next_event()
+
+    def _refuse_message(self, verb: Verb, reply: Reply) -> MessageRefused:
+        """A chunk is answered once, the end of a message for all who are owed a reply (RFC 2033 4.3)."""
+        now = self._now
+        owed = 1 if verb is Verb.BDAT else now.transaction.replies_at_end
+        to_send = now.say(verb, *[reply] * owed)
+        if verb is Verb.BDAT:
+            now.transaction.refusal = reply
+        else:
+            self._end_message()
+        return MessageRefused(reply, to_send)
 
     def _reject(self, verb: Verb, reply: Reply) -> CommandRejected:
         """Refuse a command by ourselves; too many mistakes close the session."""
         if verb is Verb.RCPT and reply.code not in BAD_COMMAND_CODES:
-            self._tally.count_refused_recipient(reply)
-        reply = self._tally.count_mistake(reply)
+            self._now.tally.count_refused_recipient(reply)
+        reply = self._now.tally.count_mistake(reply)
         moving = verb if verb is Verb.SASL_RESPONSE else Verb.UNKNOWN  # which moves nothing, but may close
-        return CommandRejected(verb, reply, self._move(moving, reply))
+        return CommandRejected(verb, reply, self._now.say(moving, reply))
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
-        return CommandAnswered(verb, reply, self._move(verb, reply))
+        return CommandAnswered(verb, reply, self._now.say(verb, reply))
 
 
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {

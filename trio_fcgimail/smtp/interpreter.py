@@ -1,119 +1,36 @@
 """From a line of the client to what is to be done about it: the one place where every command is read.
 
-Nothing changes here, but that an exchange of AUTH remembers its user. What a line comes to hangs on the line and the
-situation alone, and is told as a ``Step``, which the connection then takes.
+Nothing changes here, but that an exchange of AUTH remembers its user. What a line comes to hangs on the line and on
+where the session stands alone, and is told as a ``Step``, which the connection then takes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, assert_never, final
+from typing import Final, assert_never
 
 from trio_fcgimail.smtp import catalogue, commands
 from trio_fcgimail.smtp.buffer import Length, Line
-from trio_fcgimail.smtp.content import Chunk, Refused
+from trio_fcgimail.smtp.content import Refused
 from trio_fcgimail.smtp.errors import CommandError
-from trio_fcgimail.smtp.events import Answerable, Authenticate, DataBegun, DataCommand, Hello, StartTls, Xclient
-from trio_fcgimail.smtp.offer import Offer
-from trio_fcgimail.smtp.options import ServerOptions
+from trio_fcgimail.smtp.events import Authenticate, DataBegun, DataCommand, Hello, StartTls, Xclient
 from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.sasl import Credentials, Login, SaslExchange, begin_auth
-from trio_fcgimail.smtp.state import State, Verb
-from trio_fcgimail.smtp.tally import Tally
-from trio_fcgimail.smtp.transaction import Transaction
+from trio_fcgimail.smtp.standing import Standing
+from trio_fcgimail.smtp.state import Verb
+from trio_fcgimail.smtp.steps import Ask, Challenge, EatChunk, Lost, Refuse, Settle, Step, TakeChunk
 from trio_fcgimail.smtp.xclient import parse_xclient
 
 _BARE_VERBS: Final = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT, Verb.STARTTLS})
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What a line meets."""
-
-    state: State
-    options: ServerOptions
-    offer: Offer
-    transaction: Transaction
-    tally: Tally
-    login: Login
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The embedder decides."""
-
-    event: Answerable
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """The core answers by itself."""
-
-    verb: Verb
-    reply: Reply
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """The exchange of AUTH goes on."""
-
-    verb: Verb
-    reply: Reply
-    exchange: SaslExchange
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The client's mistake, or a limit; nothing changes."""
-
-    verb: Verb
-    reply: Reply
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TakeChunk:
-    """The octets behind are the next ones of a message."""
-
-    chunk: Chunk
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class EatChunk:
-    """The octets behind are to be thrown away before the refusal is said."""
-
-    chunk: Chunk
-    reply: Reply
-    refused: Refused
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """What follows can be anything: the connection is to be closed."""
-
-    problem: str
-    reply: Reply
-
-
-Step = Ask | Settle | Challenge | Refuse | TakeChunk | EatChunk | Lost
-
-
-def interpret(line: Line, now: Situation) -> Step:
+def interpret(line: Line, now: Standing) -> Step:
     """What a command line comes to."""
     verb = Verb.UNKNOWN
     try:
         if line.length is Length.TOO_LONG:
-            is_auth = commands.begins_auth(line.octets)
-            raise CommandError(catalogue.SASL_LINE_TOO_LONG if is_auth else catalogue.LINE_TOO_LONG)
+            raise CommandError(commands.refusal_of_long_line(line.octets))
         word, rest = commands.split_line(line.octets)
         verb = word.verb
         if verb is Verb.BDAT:
@@ -136,7 +53,7 @@ def interpret_response(line: Line, exchange: SaslExchange) -> Step:
         return Refuse(Verb.SASL_RESPONSE, exc.reply)
 
 
-def _read(word: commands.Word, rest: str, now: Situation) -> Step:
+def _read(word: commands.Word, rest: str, now: Standing) -> Step:
     """A command that may come now, by its arguments."""
     verb = word.verb
     if verb in _BARE_VERBS and rest:
@@ -176,7 +93,7 @@ def _step_auth(verb: Verb, exchange: SaslExchange, step: Reply | Credentials) ->
             assert_never(step)
 
 
-def _read_mail(rest: str, now: Situation) -> Step:
+def _read_mail(rest: str, now: Standing) -> Step:
     event = commands.parse_mail(rest, now.offer.extensions, now.options.paths)
     limit = now.options.max_message_octets
     if limit is not None and event.declared_octets is not None and event.declared_octets > limit:
@@ -185,7 +102,7 @@ def _read_mail(rest: str, now: Situation) -> Step:
     return Ask(event)
 
 
-def _read_rcpt(rest: str, now: Situation) -> Step:
+def _read_rcpt(rest: str, now: Standing) -> Step:
     now.tally.check_recipient()
     transaction, options = now.transaction, now.options
     event = commands.parse_rcpt(rest, now.offer.extensions, options.paths, smtputf8=transaction.smtputf8)
@@ -194,7 +111,7 @@ def _read_rcpt(rest: str, now: Situation) -> Step:
     return Ask(event)
 
 
-def _read_bdat(word: commands.Word, rest: str, now: Situation) -> Step:
+def _read_bdat(word: commands.Word, rest: str, now: Standing) -> Step:
     """Wanted or not, the octets behind BDAT are data and no commands: a refused chunk is eaten before its reply."""
     try:
         chunk = commands.parse_chunk(rest)

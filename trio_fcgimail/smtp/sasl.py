@@ -124,13 +124,17 @@ class SaslExchange:
 
     def _take_login(self, response: str) -> Reply | Credentials:
         if self._username is None:
+            # At once: the letters of QUIT and RSET are base64, and no password is to be asked for in answer to them.
+            _check_name(response)
             self._username = response
             return catalogue.LOGIN_PASSWORD
         return self._credentials("", self._username, response)
 
     def _credentials(self, identity: str, username: str, password: str) -> Credentials:
-        too_long = max(len(identity.encode()), len(username.encode())) > MAX_IDENTITY_OCTETS
-        if not username or not password or too_long or any(map(_CONTROLS.search, (identity, username, password))):
+        _check_name(username)
+        if identity:
+            _check_name(identity)
+        if not password or _CONTROLS.search(password):
             raise CommandError(catalogue.BAD_SASL_RESPONSE)
         return Credentials(mechanism=self.mechanism, identity=identity, username=username, password=Secret(password))
 
@@ -152,6 +156,11 @@ def begin_auth(rest: str, mechanisms: frozenset[Mechanism]) -> tuple[SaslExchang
     if not responses:
         return exchange, exchange.begin()
     return exchange, exchange.take("" if responses[0] == _EMPTY else _decode(responses[0].encode()))
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name.encode()) > MAX_IDENTITY_OCTETS or _CONTROLS.search(name):
+        raise CommandError(catalogue.BAD_SASL_RESPONSE)
 
 
 def _decode(line: bytes) -> str:
