@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support import MAIL, Dialogue, Journal, settings
+from tests.support import MAIL, Dialogue, Journal, Line, ScriptedResponder, settings
 from trio_fcgimail.config import Settings, TcpAddress, UnixAddress
 from trio_fcgimail.server import (
     ConnectionClosed,
@@ -223,6 +223,43 @@ async def test_processors_are_made_anew_for_each_reload(journal: Journal) -> Non
         await trio.testing.wait_all_tasks_blocked()
         assert steps == ["up", "up", "up", "down"]
     assert steps == ["up", "up", "up", "down", "down"]
+
+
+async def test_connections_to_the_scripts_are_counted_over_a_reload(
+    journal: Journal, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """While an old save is under way on the only connection, that of a new client waits."""
+    asked, going_on = trio.Event(), trio.Event()
+
+    async def hang(line: Line) -> None:
+        await line.request()
+        asked.set()
+        await going_on.wait()
+        await line.answer(b"SAVED")
+
+    responder = ScriptedResponder(nursery, hang)
+    await responder.listen(tmp_path / "fcgi")
+    one = settings(
+        f'[fastcgi]\nupstreams = ["unix:{tmp_path}/fcgi"]\nmax_connections = 1\n[[listeners]]\naddress = "127.0.0.1:0"'
+    )
+    replies: list[bytes] = []
+
+    async def send(client: Dialogue) -> None:
+        replies.append(await client.mail())
+        await client.close()
+
+    async with running(journal, one) as service:
+        async with trio.open_nursery() as senders:
+            senders.start_soon(send, await guest(service))
+            await asked.wait()
+            responder.act = None
+            await service.reload(one)
+            senders.start_soon(send, await guest(service))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert replies == []
+            going_on.set()
+        assert [reply[: len(QUEUED)] for reply in replies] == [QUEUED] * 2
+    assert responder.most_at_once == 1
 
 
 async def test_stop_while_a_reload_is_under_way_ends_all(journal: Journal) -> None:

@@ -42,6 +42,7 @@ from trio_fcgimail.server.listeners import (
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Drain, Session
@@ -81,6 +82,7 @@ class Server:
         observers: told of every mail at its end.
         processors: of the user's own, by the names that the chains have for them.
         events: told of every connection.
+        budget: of the connections to the scripts; None for one of our own.
 
     Raises:
         ChainError: a processor is not to be had.
@@ -96,11 +98,12 @@ class Server:
         observers: Sequence[Observer] = (),
         processors: Mapping[str, ProcessorSource] | None = None,
         events: Events | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._settings = settings
         self._events = events or Events()
         self._log = log
-        scripts = Scripts(settings, log)
+        scripts = Scripts(settings, log, budget=budget)
         self._gateway = Gateway(
             settings=settings,
             scripts=scripts,

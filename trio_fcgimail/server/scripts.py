@@ -35,7 +35,7 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.pool import Kind, Pool, PoolRules
+from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules
 from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
@@ -58,6 +58,7 @@ class Scripts:
         settings: checked.
         log: told what scripts write to STDERR; None for nobody.
         connect: how connections come about.
+        budget: what they are leased from; None for one of our own.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Scripts:
         settings: Settings,
         log: structlog.typing.FilteringBoundLogger | None = None,
         connect: Connect = connect,
+        budget: Budget | None = None,
     ) -> None:
         self._log = log
         self._hostname = settings.hostname
@@ -79,7 +81,7 @@ class Scripts:
             Stage.MAIL: settings.scripts.mail,
             Stage.VALIDATE: settings.scripts.validate,
         }
-        self._pool = _pool(settings.fastcgi, log, connect)
+        self._pool = _pool(settings.fastcgi, log, connect, budget)
 
     @property
     def save_deadline_seconds(self) -> float:
@@ -216,7 +218,12 @@ def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
     return own
 
 
-def _pool(fastcgi: FastcgiSettings, log: structlog.typing.FilteringBoundLogger | None, connect: Connect) -> Pool:
+def _pool(
+    fastcgi: FastcgiSettings,
+    log: structlog.typing.FilteringBoundLogger | None,
+    connect: Connect,
+    budget: Budget | None,
+) -> Pool:
     rules = PoolRules(
         max_connections=fastcgi.max_connections,
         reserve=fastcgi.reserve_for_validate,
@@ -225,4 +232,4 @@ def _pool(fastcgi: FastcgiSettings, log: structlog.typing.FilteringBoundLogger |
         connect_seconds=fastcgi.connect_seconds,
     )
     clean_end = CleanEnd.UNEXECUTED if fastcgi.clean_eof_means_unexecuted else CleanEnd.UNKNOWN
-    return Pool(fastcgi.upstreams, rules, clean_end=clean_end, log=log, connect=connect)
+    return Pool(fastcgi.upstreams, rules, clean_end=clean_end, log=log, connect=connect, budget=budget)

@@ -16,11 +16,12 @@ from typing import TypeAlias, final
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, Settings
+from trio_fcgimail.config import ListenAddress, LogSettings, Settings
 from trio_fcgimail.server.app import Ending, Server, Way
 from trio_fcgimail.server.events import Events, LogsReopened, Reloaded, ReloadFailed, Started, Stopping
 from trio_fcgimail.server.listeners import StartError, bound_address, close_listener, open_listeners
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.pool import CommonBudget
 from trio_fcgimail.server.processors import ProcessorSource
 
 _Key: TypeAlias = tuple[ListenAddress, int]  # of a listener; the system finds a port of its own for each port 0
@@ -32,27 +33,28 @@ class _Logs:
 
     def __init__(self, given: structlog.typing.FilteringBoundLogger | None) -> None:
         self._given = given
-        self._files: list[LogFile] = []
+        self._loggers: dict[LogSettings, tuple[LogFile, structlog.typing.FilteringBoundLogger]] = {}
 
     def open(self, settings: Settings) -> structlog.typing.FilteringBoundLogger:
         """The logger of such settings. Raises StartError."""
         if self._given is not None:
             return self._given
-        try:
-            file = LogFile(settings.log.file)
-        except OSError as exc:
-            raise StartError(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
-        self._files.append(file)
-        return make_log(settings.log, file)
+        if settings.log not in self._loggers:
+            try:
+                file = LogFile(settings.log.file)
+            except OSError as exc:
+                raise StartError(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
+            self._loggers[settings.log] = (file, make_log(settings.log, file))
+        return self._loggers[settings.log][1]
 
     def reopen(self) -> None:
         """Open the files anew. Raises OSError."""
-        for file in self._files:
+        for file, _ in self._loggers.values():
             file.reopen()
 
     async def close(self) -> None:
         """Write what waits, and close."""
-        for file in self._files:
+        for file, _ in self._loggers.values():
             await trio.to_thread.run_sync(file.close)
 
 
@@ -71,6 +73,7 @@ class Service:
         self._sockets: _Sockets = {}
         self._addresses: tuple[ListenAddress, ...] = ()
         self._servers: list[Server] = []
+        self._budget = CommonBudget()
         self._reloading = trio.Lock()
         self._nursery: trio.Nursery | None = None
         self._is_stopping = False
@@ -161,20 +164,22 @@ class Service:
 
     async def _begin(self, settings: Settings) -> None:
         """Start a server, and make its sockets and settings ours. Raises StartError."""
-        log = self._log if settings.log == self._settings.log else self._logs.open(settings)
+        log = self._logs.open(settings)
         self._events.log_failures_to(log)
         observers = (LogObserver(log), self._events)
-        server = Server(settings, log=log, observers=observers, processors=self._processors, events=self._events)
+        fastcgi = settings.fastcgi
+        server = Server(
+            settings,
+            log=log,
+            observers=observers,
+            processors=self._processors,
+            events=self._events,
+            budget=self._budget.share(fastcgi.upstreams, fastcgi.max_connections, fastcgi.reserve_for_validate),
+        )
         sockets: _Sockets = {}
         ways: list[Way] = []
         try:
-            counts: Counter[ListenAddress] = Counter()
-            for entrance in server.open_entrances():
-                address = entrance.settings.address
-                key = (address, counts[address])
-                counts[address] += 1
-                sockets[key] = self._sockets.get(key) or await open_listeners(entrance.settings)
-                ways.append((entrance, _copies(sockets[key])))
+            await self._listen(server, sockets, ways)
             assert self._nursery is not None, "run has opened it"
             await self._nursery.start(self._serve, server, ways)
         except BaseException:
@@ -191,6 +196,16 @@ class Service:
         self._sockets, self._settings, self._log = sockets, settings, log
         self._addresses = tuple(bound_address(one) for opened in sockets.values() for one in opened)
         self._log.info("listening", addresses=", ".join(map(str, self.addresses)))
+
+    async def _listen(self, server: Server, sockets: _Sockets, ways: list[Way]) -> None:
+        """Open what is not open yet. Raises StartError, when as much as was done is in the arguments."""
+        counts: Counter[ListenAddress] = Counter()
+        for entrance in server.open_entrances():
+            address = entrance.settings.address
+            key = (address, counts[address])
+            counts[address] += 1
+            sockets[key] = self._sockets.get(key) or await open_listeners(entrance.settings)
+            ways.append((entrance, _copies(sockets[key])))
 
     async def _serve(self, server: Server, ways: list[Way], task_status: trio.TaskStatus[None]) -> None:
         def begin() -> None:
