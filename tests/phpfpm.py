@@ -313,6 +313,7 @@ def call_script(
     post: Mapping[str, str | bytes] | bytes | None = None,
     content_type: str = "application/x-www-form-urlencoded",
     keep: int | None = None,
+    instead: Mapping[str, str] | None = None,
 ) -> Answer:
     """Make one FastCGI request and read its answer; blocks.
 
@@ -324,6 +325,7 @@ def call_script(
         content_type: Of what is posted.
         keep: Of the body, send only this many octets, but declare them all, and send no more after them; None for
             a whole body.
+        instead: The parameters, all but CONTENT_LENGTH, when they are to be others than ours.
     """
     form = post if isinstance(post, bytes) else urlencode(post or {}).encode()
     params = {
@@ -333,6 +335,8 @@ def call_script(
         "CONTENT_LENGTH": "" if post is None else str(len(form)),
         "CONTENT_TYPE": "" if post is None else content_type,
     }
+    if instead is not None:
+        params = {**instead, "CONTENT_LENGTH": str(len(form))}
     begin = _record(_BEGIN, struct.pack(">HB5x", 1, 0))
     body = _stream(_STDIN, form) if keep is None else _record(_STDIN, form[:keep])
     with socket.socket(socket.AF_UNIX) as conn:

@@ -34,6 +34,7 @@ from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import LocalLedger, Place
 from trio_fcgimail.server.listeners import open_listeners
+from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.spool import SpoolRoom
@@ -301,15 +302,18 @@ class House:
         connect: Connect = connect,
         observers: tuple[Observer, ...] = (),
         now: Callable[[], datetime] = lambda: datetime(2024, 2, 29, 12, 0, tzinfo=UTC),
+        processors: Mapping[str, ProcessorSource] | None = None,
     ) -> None:
         self.settings = settings(toml)
+        scripts = Scripts(self.settings, journal.log, connect)
         spool = self.settings.spool
         self.room = SpoolRoom(
             directory=spool.directory, memory_octets=spool.memory_octets, total_octets=spool.total_octets
         )
         self.gateway = Gateway(
             settings=self.settings,
-            scripts=Scripts(self.settings, journal.log, connect),
+            scripts=scripts,
+            chain=Chain(self.settings, scripts, log=journal.log, now=now, registered=processors),
             room=self.room,
             ledger=LocalLedger(self.settings.limits),
             log=journal.log,

@@ -22,7 +22,11 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "embedding.md"
 TEXT: Final = PAGE.read_text(encoding="utf-8")
 BLOCKS: Final = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-EXAMPLES: Final = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "examples").glob("*.py")}
+EXAMPLES: Final = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in (ROOT / "examples").glob("*.py")
+    if not path.name.startswith("server_")  # which docs/api.md is about
+}
 QUOTES: Final = [block for block in BLOCKS if not block.startswith(("import ", "from "))]
 SNIPPETS: Final = [block for block in BLOCKS if block.startswith(("import ", "from "))]
 PARAMS: Final = [(b"CONTENT_LENGTH", b"400000"), (b"SCRIPT_FILENAME", b"/srv/x.php")]

@@ -9,6 +9,7 @@ from trio_fcgimail.config import (
     Curve,
     LogStream,
     MaildirUser,
+    NamedProcessor,
     Processor,
     RemoteAddr,
     Settings,
@@ -83,6 +84,7 @@ REFUSED = [
     pytest.param('[chain]\nsave = ["Debugger"]', ["chain.save"], id="stores-nowhere"),
     pytest.param("[chain]\nsave = []", ["chain.save"], id="empty"),
     pytest.param('[chain]\nsave = ["SQL", "FastCGI"]', ["chain.save[0]"], id="needs-a-database"),
+    pytest.param('[chain]\nsave = ["a b", "FastCGI"]', ["chain.save[0]"], id="no-name"),
     pytest.param('[chain]\nsave = ["FastCGI", "fastcgi"]', ["chain.save"], id="twice"),
     pytest.param('[chain]\nsave = ["FastCGI", "MailDir"]', ["maildir.path", "maildir.user_map"], id="maildir-bare"),
     pytest.param('[maildir]\npath = "Maildir"', ["maildir.path"], id="relative"),
@@ -131,3 +133,9 @@ def test_what_the_server_would_ignore_is_refused_until_it_does_not(key: str) -> 
 def test_chain_that_the_server_can_do_is_served() -> None:
     document = document_with('[chain]\nsave = ["HeadersParser", "FastCGI"]')
     assert read_document(document, file="f", default_hostname="a.example").chain.save[-1] is Processor.FASTCGI
+
+
+def test_name_that_is_none_of_ours_is_left_to_the_start() -> None:
+    chain = _modelled('[chain]\nsave = ["Header", "My.Archive"]\nvalidate = ["my-users"]').chain
+    assert chain.save == (Processor.HEADER, NamedProcessor("my.archive"))
+    assert chain.validate == (NamedProcessor("my-users"),)

@@ -86,7 +86,7 @@ CONTRACT = {
     "scripts.remote_addr": '"127.0.0.1"',
     "scripts.server_software": '"Go-guerrilla fastcgi"',
     "chain.save": '["HeadersParser", "Header", "Debugger", "FastCGI"]',
-    "chain.validate": '["MailDir", "FastCGI"]',
+    "chain.validate": '["FastCGI"]',
     "chain.discard": "true",
     "chain.trace_header": "false",
     "header.primary_mail_host": '"example.com"',

@@ -573,11 +573,26 @@ def test_toml_is_not_converted(tmp_path: Path) -> None:
 
 def test_what_the_server_cannot_do_yet_is_refused_under_their_key(tmp_path: Path) -> None:
     path = tmp_path / "goguerrilla.conf.json"
-    path.write_text(text_of(backend(save_process="Header|FastCGI")))
+    one, other = (
+        {"is_enabled": True, "listen_interface": f"127.0.0.1:{port}", "log_file": f"/var/log/{port}"}
+        for port in (2525, 2526)
+    )
+    path.write_text(text_of(minimal(servers=[one, other])))
     with pytest.raises(ConfigErrors) as caught:
         load_configuration(path, default_hostname=MACHINE)
     lines = str(caught.value).split("\n")
-    assert any("backend_config.save_process: found" in line and "not yet in this version" in line for line in lines)
+    assert any("servers[1].log_file: found" in line and "not yet in this version" in line for line in lines)
+
+
+def test_whole_chain_is_served_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "goguerrilla.conf.json"
+    keys = {"maildir_path": "/home/[user]/Maildir", "maildir_user_map": "test=-1:-1", "log_received_mails": True}
+    path.write_text(
+        text_of(backend(save_process="HeadersParser|Header|Hasher|Debugger|compressor| FastCGI |MailDir", **keys))
+    )
+    settings = load_configuration(path, default_hostname=MACHINE).settings
+    assert [step.value for step in settings.chain.save][3:] == ["Debugger", "Compressor", "FastCGI", "MailDir"]
+    assert (settings.chain.trace_header, settings.debugger.log_received_mails) == (False, True)
 
 
 _DOCUMENTATION = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ import structlog
 import trio
 
 from trio_fcgimail.config import UnixAddress
-from trio_fcgimail.demo.maildir import Maildir
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
 from trio_fcgimail.mail import Answer, Parameter, encode_fields, post_parameters
+from trio_fcgimail.server.maildir import Maildir
 from trio_fcgimail.server.upstream import Body, connect, request
 
 #: Longer than any of these tests takes, also on a busy machine.

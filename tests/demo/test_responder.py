@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.demo.support import DIGEST, SECONDS, encode_body, running, save_parameters
-from trio_fcgimail.demo.maildir import Delivery, Maildir
 from trio_fcgimail.demo.responder import ResponderLimits
 from trio_fcgimail.fastcgi import (
     ClientConnection,
@@ -29,6 +28,7 @@ from trio_fcgimail.fastcgi import (
     ValuesReceived,
 )
 from trio_fcgimail.mail import Parameter, get_parameters
+from trio_fcgimail.server.maildir import Delivery, Maildir
 from trio_fcgimail.server.upstream import UpstreamBroken
 
 MAIL: Final = b"Received: here\nSubject: a\n\n100 % & more + ;\n.dot\n\xff\x80\0\r\n"

@@ -18,6 +18,7 @@ import trio
 
 from trio_fcgimail import smtp
 from trio_fcgimail.cli.certificate import check_certificate
+from trio_fcgimail.cli.chaincheck import check_chains
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
@@ -67,11 +68,13 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
             key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
             findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
+    findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):
         key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"
         findings.append(await _check_upstream(key, address, settings))
-    findings += _check_scripts(settings.scripts)
-    findings += [_unknown_limits(settings)] if probe_script is None else await _ask_php(settings, probe_script)
+    if settings.fastcgi.upstreams:
+        findings += _check_scripts(settings.scripts)
+        findings += [_unknown_limits(settings)] if probe_script is None else await _ask_php(settings, probe_script)
     if probe:
         findings.append(await _probe(settings))
     _print(findings)

@@ -19,10 +19,10 @@ from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
 from trio_fcgimail.config import Configuration, ConfigWarning, LogLevel, Settings, UnixAddress
 from trio_fcgimail.server import (
     Ending,
-    ListenError,
     LogFile,
     Notifier,
     RightsError,
+    StartError,
     Supervisor,
     make_log,
     stop_at_signals,
@@ -112,7 +112,7 @@ def _run(configuration: Configuration, read: Callable[[], Configuration], file: 
     ending: Ending | None = None
     try:
         ending = trio.run(_serve, configuration, read, file, php)
-    except* (ListenError, RightsError, PhpError) as group:
+    except* (StartError, RightsError, PhpError) as group:
         problems = [str(exc) for exc in leaves(group)]
     if problems:
         raise Failure("; ".join(problems))

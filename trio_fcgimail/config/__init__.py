@@ -20,8 +20,11 @@ from trio_fcgimail.config.chain import (
     HeaderSettings,
     MaildirSettings,
     MaildirUser,
+    NamedProcessor,
     Processor,
+    Step,
 )
+from trio_fcgimail.config.code import make_settings
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
@@ -85,6 +88,7 @@ __all__ = [
     "LogStream",
     "MaildirSettings",
     "MaildirUser",
+    "NamedProcessor",
     "PeerList",
     "Processor",
     "Protocol",
@@ -92,6 +96,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "Step",
     "SystemdAddress",
     "TcpAddress",
     "TlsMode",
@@ -105,6 +110,7 @@ __all__ = [
     "known_keys",
     "load_configuration",
     "load_settings",
+    "make_settings",
     "model_document",
     "parse_listen_address",
     "parse_upstream_address",

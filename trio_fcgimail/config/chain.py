@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Final, final
+from typing import Annotated, Final, TypeAlias, final
 
 import msgspec
 
@@ -16,8 +16,11 @@ __all__ = [
     "HeaderSettings",
     "MaildirSettings",
     "MaildirUser",
+    "NamedProcessor",
     "Processor",
+    "Step",
     "find_processor",
+    "find_step",
     "maildir_path",
     "maildir_user",
 ]
@@ -32,7 +35,7 @@ _IDS = re.compile(r"(-1|[0-9]{1,10}):(-1|[0-9]{1,10})")
 
 @final
 class Processor(Enum):
-    """A step of a chain, by the name that go-guerrilla has for it; docs/migrating.md, "Processors"."""
+    """A step of a chain, by the name that go-guerrilla has for it; docs/processors.md."""
 
     HEADERS_PARSER = "HeadersParser"
     HEADER = "Header"
@@ -48,6 +51,27 @@ class Processor(Enum):
         return self in (Processor.FASTCGI, Processor.MAILDIR)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class NamedProcessor:
+    """A step that is none of ours: a processor of the user's own, looked up by its name when the server starts.
+
+    Args:
+        value: the name, in lower case.
+    """
+
+    value: str
+
+    @property
+    def stores(self) -> bool:
+        """Whether a mail may be somewhere after this step; what it says at run time counts."""
+        return True
+
+
+Step: TypeAlias = Processor | NamedProcessor
+
+_DATABASES: Final = frozenset(("sql", "mysql", "redis", "guerrillaredisdb", "guerrilladbredis"))
+_NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _BY_NAME: Final = {processor.value.lower(): processor for processor in Processor}
 
 
@@ -61,6 +85,20 @@ def find_processor(name: str) -> Processor:
     if processor is None:
         raise ValueError("no processor of ours")
     return processor
+
+
+def find_step(name: str) -> Step:
+    """Do the same, and take any other name for that of a processor of the user's own.
+
+    Raises:
+        ValueError: it cannot be a name, or it is one of go-guerrilla's that need a database.
+    """
+    low = name.strip().lower()
+    if low in _BY_NAME:
+        return _BY_NAME[low]
+    if low in _DATABASES or _NAME.fullmatch(low) is None:
+        raise ValueError("no processor")
+    return NamedProcessor(low)
 
 
 @final
@@ -126,13 +164,13 @@ def _user_map(value: object) -> tuple[MaildirUser, ...]:
     return users
 
 
-def _processors(items: list[str]) -> tuple[Processor, ...]:
-    return tuple(map(find_processor, items))
+def _processors(items: list[str]) -> tuple[Step, ...]:
+    return tuple(map(find_step, items))
 
 
 _NAMES = ", ".join(f'"{processor.value}"' for processor in Processor)
-_OTHERS = "SQL, Redis and GuerrillaRedisDB need a database: docs/migrating.md says what to do"
-_CHAIN = Items(find_processor, _processors, "a list of processors", f"{_NAMES} ({_OTHERS})", fewest=0)
+_OTHERS = "or the name of your own; SQL, Redis and GuerrillaRedisDB need a database, see docs/processors.md"
+_CHAIN = Items(find_step, _processors, "a list of processors", f"{_NAMES}, {_OTHERS}", fewest=0)
 _USER_MAP = Rule(_user_map, 'a table of users, such as {alice = "1000:1000", bob = "-1:-1"}, each user once')
 _TEMPLATE = optional(text(maildir_path, 'a path such as "/home/[user]/Maildir" or "~/[user]"'), "", '"" for none')
 
@@ -152,8 +190,8 @@ class ChainSettings:
     each mail, whether or not the Header processor puts one there too.
     """
 
-    save: Annotated[tuple[Processor, ...], _CHAIN] = (Processor.FASTCGI,)
-    validate: Annotated[tuple[Processor, ...], _CHAIN] = (Processor.FASTCGI,)
+    save: Annotated[tuple[Step, ...], _CHAIN] = (Processor.FASTCGI,)
+    validate: Annotated[tuple[Step, ...], _CHAIN] = (Processor.FASTCGI,)
     discard: Annotated[bool, flag()] = False
     trace_header: Annotated[bool, flag()] = True
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from trio_fcgimail.config.chain import Processor
+from trio_fcgimail.config.chain import NamedProcessor, Processor
 from trio_fcgimail.config.errors import shown
 from trio_fcgimail.config.listening import ClientCertificates, TlsVersion
 
@@ -103,4 +103,4 @@ class Checks:
 
 
 def _stores(processor: object) -> bool:
-    return isinstance(processor, Processor) and processor.stores
+    return isinstance(processor, Processor | NamedProcessor) and processor.stores

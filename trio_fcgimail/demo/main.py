@@ -29,11 +29,11 @@ from rich.console import Console
 
 from trio_fcgimail.config import BoundAddress, LogLevel, LogSettings, LogStream, Settings, UnixAddress, serve_settings
 from trio_fcgimail.demo.display import LAST_SECONDS, Display
-from trio_fcgimail.demo.maildir import Maildir
 from trio_fcgimail.demo.responder import Responder, ResponderLimits
 from trio_fcgimail.demo.script import SAVE_SCRIPT, VALIDATE_SCRIPT
 from trio_fcgimail.demo.welcome import goodbye, welcome
 from trio_fcgimail.server import ListenError, LogFile, Server, make_log, stop_at_signals
+from trio_fcgimail.server.maildir import Maildir
 
 DRAIN_SECONDS: Final = 5.0  # who tries things out does not wait for half a minute
 _SOCKET_NAME: Final = "fcgi.sock"

@@ -21,8 +21,8 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import fastcgi
-from trio_fcgimail.demo.maildir import Maildir
 from trio_fcgimail.demo.script import Output, ScriptRun
+from trio_fcgimail.server.maildir import Maildir
 
 _RECEIVE_OCTETS: Final = 65_536
 _BACKLOG: Final = 64  # who waits beyond the connections being served

@@ -13,7 +13,7 @@ from typing import Final, assert_never, final
 import structlog.typing
 
 from trio_fcgimail.demo.form import FormError, FormReader
-from trio_fcgimail.demo.maildir import Delivery, Maildir, Novelty
+from trio_fcgimail.server.maildir import Delivery, Maildir, Novelty
 
 VALIDATE_SCRIPT: Final = "/embedded/validate"
 SAVE_SCRIPT: Final = "/embedded/save"

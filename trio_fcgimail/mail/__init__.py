@@ -1,10 +1,12 @@
 """One mail: its envelope, trace header, digest and form, and what a script's answer to it means. No input or output."""
 
 from trio_fcgimail.mail.body import BodyKind, SaveRequest, mail_parameters, save_request
+from trio_fcgimail.mail.delivery import delivery_header, recipient_hash
 from trio_fcgimail.mail.digest import MailDigest
 from trio_fcgimail.mail.domains import comparable_domain
 from trio_fcgimail.mail.draft import EnvelopeDraft
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
+from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_header
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
 from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
@@ -39,6 +41,7 @@ from trio_fcgimail.mail.verdict import (
     find_loss,
     judge,
     judge_each,
+    taken,
 )
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "EnvelopeDraft",
     "Field",
     "HeaderFacts",
+    "HeaderField",
     "HeaderReader",
     "MailDigest",
     "Meaning",
@@ -70,11 +74,13 @@ __all__ = [
     "Verdict",
     "WithKeyword",
     "address_literal",
+    "are_header_lines",
     "auth_fields",
     "clean",
     "clean_ends",
     "comparable_domain",
     "decode_subject",
+    "delivery_header",
     "encode_fields",
     "failed",
     "find_loss",
@@ -89,11 +95,14 @@ __all__ = [
     "mail_parameters",
     "new_queue_id",
     "octets_of",
+    "parse_header",
     "post_parameters",
     "received_header",
     "recipient_fields",
+    "recipient_hash",
     "save_fields",
     "save_request",
     "session_fields",
+    "taken",
     "validate_fields",
 ]

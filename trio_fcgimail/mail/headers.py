@@ -93,6 +93,10 @@ class HeaderReader:
             self._facts = HeaderFacts(decode_subject(self._raw_subject()), self._received)
         return self._facts
 
+    def block(self) -> bytes:
+        """The whole lines of the header as far as it is kept, with their CRLFs, without the empty one behind them."""
+        return bytes(self._block[1 : self._block.rfind(b"\r\n") + 2])
+
     def _raw_subject(self) -> bytes:
         """The first Subject; of a very long one so much, a parted fold or not, that it is seen to be too long."""
         name = _SUBJECT.search(self._block)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, assert_never, final
 
@@ -78,11 +78,13 @@ class Verdict:
         meaning: only ACCEPTED and DISCARDED come with a 2xx.
         reply: what the sender gets.
         reason: one clean line; never sent.
+        identifier: what a script named the mail that it stored, the same as in the reply.
     """
 
     meaning: Meaning
     reply: Reply
     reason: str
+    identifier: str = field(default="", compare=False)
 
 
 # Of any control, TAB among them, or line end of Unicode: no word goes on behind one.
@@ -162,6 +164,11 @@ def find_loss(stderr: bytes | bytearray) -> bytes:
 def failed(reason: str, stage: Stage = Stage.SAVE) -> Verdict:
     """A temporary failure: no verdict of the script was to be had."""
     return Verdict(Meaning.FAILED, _FAILURES.get(stage, catalogue.LOCAL_ERROR), clean(reason, 500))
+
+
+def taken(meaning: Meaning, identifier: str, reason: str) -> Verdict:
+    """The mail is not the sender's any more: it was stored, or discarded on purpose."""
+    return Verdict(meaning, catalogue.OK.with_lines(f"OK: queued as {identifier}"), clean(reason, 500), identifier)
 
 
 def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str) -> Verdict:
@@ -253,9 +260,9 @@ def _judge_passing(stage: Stage, lines: Sequence[str], text: str) -> Verdict:
 def _read_acceptance(lines: Sequence[str], text: str, queue_id: str) -> Verdict | None:
     if _is_single_line(lines) and _SAVED.fullmatch(lines[0]):
         named = _SAVED_ID.search(lines[0])
-        return _taken(Meaning.ACCEPTED, named[1] if named else queue_id, text)
+        return taken(Meaning.ACCEPTED, named[1] if named else queue_id, text)
     if _is_single_line(lines) and _DISCARD.fullmatch(lines[0]):
-        return _taken(Meaning.DISCARDED, queue_id, text)
+        return taken(Meaning.DISCARDED, queue_id, text)
     return None
 
 
@@ -270,10 +277,6 @@ def _judge_save(lines: Sequence[str], text: str, unexpected: Unexpected, queue_i
             return Verdict(Meaning.REFUSED, _UNEXPECTED_REJECT, reason)
         case _:
             assert_never(unexpected)
-
-
-def _taken(meaning: Meaning, identifier: str, text: str) -> Verdict:
-    return Verdict(meaning, catalogue.OK.with_lines(f"OK: queued as {identifier}"), clean(text, 500))
 
 
 def _parse_reply(stage: Stage, lines: Sequence[str]) -> Reply | None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
@@ -31,6 +32,7 @@ from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
@@ -42,6 +44,7 @@ from trio_fcgimail.server.listeners import (
     remove_socket_file,
 )
 from trio_fcgimail.server.pool import Budget
+from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
@@ -78,8 +81,13 @@ class Server:
         settings: checked.
         log: where lines go.
         observers: told of every mail at its end.
+        processors: of the user's own, by the names that the chains have for them.
+        events: told of every connection.
         ledger: the accounts behind the limits that hold over all connections; None for our own.
         budget: what FastCGI connections are leased from; likewise.
+
+    Raises:
+        ChainError: a processor is not to be had.
 
     Run it in a nursery; whatever the scripts need (a PHP of our own) must outlive ``run``.
     """
@@ -90,14 +98,19 @@ class Server:
         *,
         log: structlog.typing.FilteringBoundLogger,
         observers: Sequence[Observer] = (),
+        processors: Mapping[str, ProcessorSource] | None = None,
+        events: Events | None = None,
         ledger: Ledger | None = None,
         budget: Budget | None = None,
     ) -> None:
         self._settings = settings
+        self._events = events or Events()
         self._log = log
+        scripts = Scripts(settings, log, budget=budget)
         self._gateway = Gateway(
             settings=settings,
-            scripts=Scripts(settings, log, budget=budget),
+            scripts=scripts,
+            chain=Chain(settings, scripts, log=log, now=_now, registered=processors),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,
@@ -155,6 +168,7 @@ class Server:
 
         Raises:
             ListenError: an address cannot be listened on, or a certificate not used; nothing was served.
+            ChainError: a processor cannot be set up; likewise.
         """
         opened: list[trio.SocketListener] = []
         try:
@@ -163,10 +177,11 @@ class Server:
                 sockets = await open_listeners(entrance.settings)
                 opened += sockets
                 ways.append((entrance, sockets))
-            addresses = tuple(map(bound_address, opened))
-            self._log.info("listening", addresses=", ".join(map(str, addresses)))
-            task_status.started(addresses)
-            await self.serve(ways, at_stop=lambda: _remove_files(opened))
+            async with self.ready():
+                addresses = tuple(map(bound_address, opened))
+                self._log.info("listening", addresses=", ".join(map(str, addresses)))
+                task_status.started(addresses)
+                await self.serve(ways, at_stop=lambda: _remove_files(opened))
         finally:
             for socket in opened:
                 close_listener(socket)
@@ -176,6 +191,10 @@ class Server:
     def open_entrances(self) -> list[Entrance]:
         """What the listeners need from the disk, in their order. Raises ListenError."""
         return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
+
+    def ready(self) -> AbstractAsyncContextManager[None]:
+        """Set the processors up, and tear them down behind it; :meth:`serve` within. Raises ChainError."""
+        return self._gateway.chain.ready()
 
     async def serve(self, ways: Sequence[Way], at_stop: Callable[[], None] = lambda: None) -> Ending:
         """Serve on sockets that are listened on already, until stopped; they are closed then.
@@ -220,9 +239,11 @@ class Server:
                 return
             session.drain(self._drain)
             self._sessions.add(session)
+            self._events.publish(ConnectionOpened(session.peer, entrance.settings.address))
             try:
                 await session.run()
             finally:
+                self._events.publish(ConnectionClosed(session.peer, entrance.settings.address))
                 self._sessions.discard(session)
         finally:
             place.leave()

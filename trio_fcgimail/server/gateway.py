@@ -13,6 +13,7 @@ from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
+from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.spool import SpoolRoom
 
@@ -56,6 +57,7 @@ class Gateway:
 
     settings: Settings
     scripts: Scripts
+    chain: Chain
     room: SpoolRoom
     ledger: Ledger
     log: structlog.typing.FilteringBoundLogger

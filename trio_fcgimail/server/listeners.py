@@ -25,7 +25,11 @@ _TRIO_LOGGER: Final = "trio.serve_listeners"  # trio's reference names it
 _QUIET_SECONDS: Final = 1.0  # trio tries again, and complains, every 0.1 s
 
 
-class ListenError(Exception):
+class StartError(Exception):
+    """The server cannot start; the text is one line for the user."""
+
+
+class ListenError(StartError):
     """An address cannot be listened on; the text is one line for the user."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from copy import copy
 from functools import partial
 from typing import Final, final
 
@@ -41,6 +42,7 @@ class IncomingMessage:
         self.octets = 0  # of the content as received
         self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
         self._kind = kind
+        self._front = b""  # header lines of processors, before all that was spooled
         self._spool = Spool(room)
         self._digest = MailDigest(envelope.mail_from, envelope.recipients)
         self._headers = HeaderReader()
@@ -50,6 +52,17 @@ class IncomingMessage:
         """Put a header of ours in front. It is no part of the digest. Raises SpoolFullError."""
         self._meter.add(header)
         await self._spool.write(header)
+
+    def put_in_front(self, header: bytes) -> None:
+        """Put whole header lines in front of a content that is complete. They are no part of the digest."""
+        self._meter.add(header)
+        self._front = header + self._front
+
+    def narrowed(self, envelope: Envelope) -> IncomingMessage:
+        """The same content for some of the recipients; to be used in place of the old one, which still closes it."""
+        other = copy(self)
+        other.envelope = envelope
+        return other
 
     async def add(self, data: bytes) -> None:
         """Take the next piece of the content. Raises SpoolFullError."""
@@ -63,9 +76,31 @@ class IncomingMessage:
         """What the header said, as far as it came."""
         return self._headers.facts()
 
+    def header_block(self) -> bytes:
+        """The header as received, without what we put in front and without the empty line, bounded."""
+        return self._headers.block()
+
+    @property
+    def digest(self) -> str:
+        """Of what was received so far; see :class:`~trio_fcgimail.mail.MailDigest`."""
+        return self._digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Octets of :meth:`pieces`."""
+        return self._meter.size(BodyLines.CRLF)
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The whole mail with CRLFs, what we put in front included; as often as needed. Raises SpoolReadError."""
+        if self._front:
+            yield self._front
+        async with aclosing(self._spool.pieces()) as pieces:
+            async for piece in pieces:
+                yield piece
+
     def received(self) -> Received:
         """What the save script is told about the content, once it is complete."""
-        return Received(self.header_facts().subject, self._digest.hexdigest(), self._meter.size(self._lines))
+        return Received(self.header_facts().subject, self.digest, self._meter.size(self._lines))
 
     def save_request(self, randomness: bytes) -> SaveRequest:
         """The request of the save script, all but the content, which is complete.
@@ -93,11 +128,11 @@ class IncomingMessage:
             yield asked.behind
 
     def _content(self) -> AsyncGenerator[bytes, None]:
-        return self._encoded() if self._kind is BodyKind.FORM else self._spool.pieces()
+        return self._encoded() if self._kind is BodyKind.FORM else self.pieces()
 
     async def _encoded(self) -> AsyncGenerator[bytes, None]:
         encoder = BodyEncoder(self._lines)
-        async with aclosing(self._spool.pieces()) as pieces:
+        async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
                 for at in range(0, len(piece), _ENCODED_OCTETS):
                     if encoded := encoder.encode(piece[at : at + _ENCODED_OCTETS]):

@@ -52,6 +52,7 @@ class Policy:
         self._listener = entrance.settings
         self._settings = gateway.settings
         self._scripts = gateway.scripts
+        self._chain = gateway.chain
         self._log = log
 
     async def connection(self, session: Session) -> Reply:
@@ -90,8 +91,8 @@ class Policy:
         if not draft.has_room_for(recipient, wish):
             return catalogue.TOO_MANY_RECIPIENTS
         reply = catalogue.RECIPIENT_OK
-        if path.domain is not None:  # RFC 5321 4.5.1 has <postmaster> taken without asking anyone
-            reply = await self._validate(draft.envelope, recipient)
+        if path.domain is not None or self._chain.validates_postmaster:
+            reply = await self._validate(draft.envelope, recipient, path)
         if reply.code == catalogue.RECIPIENT_OK.code:
             draft.add(recipient, wish)
         return reply
@@ -99,10 +100,10 @@ class Policy:
     def _may_relay(self, session: Session) -> bool:
         return self._listener.auth_any_recipient and session.auth_user is not None
 
-    async def _validate(self, envelope: Envelope, recipient: Mailbox) -> Reply:
+    async def _validate(self, envelope: Envelope, recipient: Mailbox, path: Mailbox) -> Reply:
         return await self._ask(
             Stage.VALIDATE,
-            self._scripts.validate(envelope, recipient),
+            self._chain.validate(envelope, recipient, bare=path.domain is None),
             queue_id=envelope.queue_id,
             mail_from=envelope.sender,
             rcpt=str(recipient),
@@ -112,7 +113,7 @@ class Policy:
         """Ask a script, and tell what came of it, if there is one to ask."""
         began = trio.current_time()
         verdict = await asking
-        if self._scripts.has(stage):
+        if self._chain.validates if stage is Stage.VALIDATE else self._scripts.has(stage):
             self._log.info(
                 _LOG_LINES[stage],
                 **facts,

@@ -22,6 +22,7 @@ from trio_fcgimail.mail import (
     DsnWish,
     Envelope,
     EnvelopeDraft,
+    Peer,
     Verdict,
     failed,
     received_header,
@@ -101,6 +102,11 @@ class Session:
         self._save_scope: trio.CancelScope | None = None
 
     # From outside
+
+    @property
+    def peer(self) -> Peer:
+        """Who was let in; whom a proxy speaks for by XCLIENT is not asked."""
+        return self._visitor.peer
 
     @property
     def is_over(self) -> bool:
@@ -401,16 +407,16 @@ class Session:
         return tuple(verdict.reply for verdict in verdicts)
 
     async def _save(self, message: IncomingMessage, owed: int) -> tuple[Verdict, ...]:
-        """Ask the save script, shielded: once sent the request will run, whoever goes away meanwhile.
+        """Ask the chain, shielded: once sent the request will run, whoever goes away meanwhile.
 
         The shield ends with its own deadline, or when the server gives up waiting (``cut``).
         """
-        scripts = self._gateway.scripts
-        deadline = trio.current_time() + scripts.save_deadline_seconds + GOODBYE_SECONDS
+        chain = self._gateway.chain
+        deadline = trio.current_time() + chain.save_deadline_seconds + GOODBYE_SECONDS
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
             self._save_scope = scope
             try:
-                return await scripts.save(message)
+                return await chain.save(message)
             finally:
                 self._save_scope = None
         return (failed("the wait for the verdict was cut"),) * owed

@@ -4,12 +4,14 @@
 """
 
 from trio_fcgimail.server.pool.budget import Budget, LocalBudget
+from trio_fcgimail.server.pool.common import CommonBudget, Share
 from trio_fcgimail.server.pool.model import Failure, Kind, PoolRules, PoolSnapshot, UpstreamSnapshot
 from trio_fcgimail.server.pool.planner import Planner
 from trio_fcgimail.server.pool.shell import Pool
 
 __all__ = [
     "Budget",
+    "CommonBudget",
     "Failure",
     "Kind",
     "LocalBudget",
@@ -17,5 +19,6 @@ __all__ = [
     "Pool",
     "PoolRules",
     "PoolSnapshot",
+    "Share",
     "UpstreamSnapshot",
 ]

@@ -27,7 +27,7 @@ from trio_fcgimail.config import Settings
 from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.groups import leaves
-from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.listeners import StartError
 from trio_fcgimail.server.log import LogFile, LogObserver, make_log
 from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.workers.budget import SharedBudget
@@ -74,7 +74,7 @@ async def _main(descriptor: int) -> int:
         start = await channel.receive(_DECODER)
         if isinstance(start, Start):
             return await _serve(start, channel)
-    except* (ListenError, OSError) as group:
+    except* (StartError, OSError) as group:
         await channel.send(Failed("; ".join(map(str, leaves(group)))))
     finally:
         await channel.aclose()
@@ -103,10 +103,11 @@ async def _serve(start: Start, channel: Channel) -> int:
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
             await nursery.start(_stop_at_term, server)
-            channel.post(Ready())
-            await orders.begun.wait()
-            if not server.is_stopping:
-                ending = await server.serve(list(zip(entrances, sockets, strict=True)))
+            async with server.ready():
+                channel.post(Ready())
+                await orders.begun.wait()
+                if not server.is_stopping:
+                    ending = await server.serve(list(zip(entrances, sockets, strict=True)))
             nursery.cancel_scope.cancel()
     finally:
         for listener in (one for several in sockets for one in several):

@@ -6,13 +6,14 @@ import itertools
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
-from trio_fcgimail.demo.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Stored
+from trio_fcgimail.server.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Stored
 
 DIGEST: Final = "0123456789abcdef" * 4
 OTHER_DIGEST: Final = "fedcba9876543210" * 4
@@ -149,15 +150,14 @@ async def test_copies_cannot_both_look_before_one_is_stored(
 ) -> None:
     """Whoever looks waits a moment for the other to look as well, which must not come to pass."""
     together = threading.Barrier(2, timeout=0.1)
-    glob = Path.glob
+    scandir = os.scandir
 
-    def waiting(path: Path, pattern: str) -> list[Path]:
-        found = list(glob(path, pattern))
+    def waiting(path: Path) -> Iterator[os.DirEntry[str]]:
         with contextlib.suppress(threading.BrokenBarrierError):
             together.wait()
-        return found
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "glob", waiting)
+    monkeypatch.setattr(os, "scandir", waiting)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store, maildir, b"x")
         nursery.start_soon(store, maildir, b"x")
@@ -254,6 +254,31 @@ async def test_folder_that_cannot_be_synced_is_no_success_and_the_retry_is_not_d
             await store(maildir, b"x")
     assert (await store(maildir, b"x")).novelty is Novelty.KNOWN
     assert files(tmp_path) == {"tmp": [], "new": [b"x"], "cur": []}
+
+
+@pytest.mark.trio
+async def test_host_is_escaped_as_the_rules_of_maildir_say(tmp_path: Path) -> None:
+    await store(Maildir(tmp_path / "Maildir", host="a/b:c,d"), b"x")
+    (path,) = (tmp_path / "Maildir" / "new").iterdir()
+    assert path.name.endswith(rf".a\057b\072c_d,D={DIGEST}")
+
+
+@pytest.mark.trio
+async def test_look_behind_so_many_names_ends(
+    maildir: Maildir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said of it: a retry may be stored twice, a delivery never takes for ever."""
+    monkeypatch.setattr("trio_fcgimail.server.maildir.MAX_LOOKED_AT", 0)
+    assert (await store(maildir, b"x")).novelty is Novelty.NEW
+    assert (await store(maildir, b"x")).novelty is Novelty.NEW
+
+
+@pytest.mark.trio
+async def test_folder_above_must_be_there(tmp_path: Path) -> None:
+    """A home that is not mounted is no place for mail."""
+    with pytest.raises(FileNotFoundError):
+        await store(Maildir(tmp_path / "home" / "Maildir", host="a"), b"x")
+    assert not await trio.Path(tmp_path / "home").exists()
 
 
 @pytest.mark.trio
