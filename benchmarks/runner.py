@@ -1,0 +1,102 @@
+"""The order of measurements: rounds, in each of them every peer in its turn, so that a slow minute hits them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, final
+
+from benchmarks.outcome import BenchmarkError, Sample
+from benchmarks.peers import Peer, Place
+from benchmarks.peers.peer import Certificate
+from benchmarks.phpfpm import Php, php_fpm
+from benchmarks.processes import open_folder, raise_descriptor_limit
+from benchmarks.scenarios import Scenario
+
+_CERTIFICATE_FOR: Final = "localhost"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One step of a run."""
+
+    scenario: Scenario
+    peer: Peer
+    round: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A measurement that could not be made."""
+
+    measurement: Measurement
+    problem: str
+
+
+Watch = Callable[[Measurement], None]
+
+
+def plan(scenarios: Sequence[Scenario], peers: Sequence[Peer], rounds: int) -> list[Measurement]:
+    """All steps in their order: a scenario's rounds follow each other, and in every round another peer begins."""
+    steps = []
+    for scenario in scenarios:
+        suited = [peer for peer in peers if peer.suits(scenario)]
+        for number in range(rounds):
+            first = number % max(1, len(suited))
+            turn = [*suited[first:], *suited[:first]]
+            steps += [Measurement(scenario=scenario, peer=peer, round=number) for peer in turn]
+    return steps
+
+
+def run(steps: Sequence[Measurement], seconds: float, watch: Watch) -> tuple[list[Sample], list[Failure]]:
+    """Take every step; what cannot be measured is told once, and not tried again in that scenario.
+
+    Raises:
+        BenchmarkError: there is no php-fpm.
+    """
+    samples: list[Sample] = []
+    failures: dict[tuple[str, str], Failure] = {}
+    raise_descriptor_limit()
+    with open_folder() as folder, _php(folder) as php:
+        certificate = _certificate(folder)
+        for step in steps:
+            watch(step)
+            key = (step.scenario.name, step.peer.name)
+            if key in failures:
+                continue
+            try:
+                with open_folder() as place:
+                    outcome = step.peer.measure(step.scenario, Place(place, php, certificate), seconds)
+            except BenchmarkError as exc:
+                failures[key] = Failure(measurement=step, problem=str(exc))
+            else:
+                samples.append(
+                    Sample(scenario=step.scenario.name, peer=step.peer.name, round=step.round, outcome=outcome)
+                )
+    return samples, list(failures.values())
+
+
+@contextmanager
+def _php(folder: Path) -> Iterator[Php]:
+    place = folder / "php"
+    place.mkdir(mode=0o755)
+    with php_fpm(place) as php:
+        yield php
+
+
+def _certificate(folder: Path) -> Certificate | None:
+    if find_spec("trustme") is None:
+        return None
+    from trustme import CA  # noqa: PLC0415 - only some scenarios need it, and it need not be installed
+
+    issued = CA().issue_cert(_CERTIFICATE_FOR)
+    certificate = Certificate(folder / "chain.pem", folder / "key.pem")
+    for number, blob in enumerate(issued.cert_chain_pems):
+        blob.write_to_path(str(certificate.chain), append=number > 0)
+    issued.private_key_pem.write_to_path(str(certificate.key))
+    return certificate
