@@ -1,8 +1,8 @@
 """The ceiling: both FastCGI requests of a mail straight to php-fpm, over kept connections, by next to nothing.
 
 The octets are made once, answers are compared with what they were the first time, and one epoll loop serves as many
-connections as PHP has workers. No mail server can be faster with these scripts. Writes a report as benchmarks/load.py
-does:  python -m benchmarks.ceiling SOCKET VALIDATE SAVE OCTETS SECONDS
+connections as PHP has workers. No mail server can be faster with these scripts. Writes a report as
+benchmarks/clients.py does:  python -m benchmarks.ceiling SOCKET VALIDATE SAVE OCTETS SECONDS
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import Final, final
 
 from benchmarks import wire
-from benchmarks.load import Report, message
+from benchmarks.clients import Report, message
 
 _CONNECTIONS: Final = 4
 _RECEIVE_OCTETS: Final = 65_536

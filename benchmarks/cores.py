@@ -1,6 +1,6 @@
 """The two sans-IO cores alone, in memory: a mail through the SMTP core, two requests through the FastCGI core.
 
-Writes a report as benchmarks/load.py does:  python -m benchmarks.cores OCTETS SECONDS lockstep|pipelined
+Writes a report as benchmarks/clients.py does:  python -m benchmarks.cores OCTETS SECONDS lockstep|pipelined
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Final
 
-from benchmarks.load import Report, message
+from benchmarks.clients import Report, message
 from benchmarks.wire import form_value
 from trio_fcgimail import fastcgi, smtp
 

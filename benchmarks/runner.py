@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, final
 
-from benchmarks.outcome import BenchmarkError, Sample
+from benchmarks.outcome import BenchmarkError, Outcome, Sample
 from benchmarks.peers import Peer, Place
 from benchmarks.peers.peer import Certificate
 from benchmarks.phpfpm import Php, php_fpm
@@ -64,21 +64,24 @@ def run(steps: Sequence[Measurement], seconds: float, watch: Watch) -> tuple[lis
     raise_descriptor_limit()
     with open_folder() as folder, _php(folder) as php:
         certificate = _certificate(folder)
-        for step in steps:
-            watch(step)
-            key = (step.scenario.name, step.peer.name)
-            if key in failures:
-                continue
-            try:
-                with open_folder() as place:
-                    outcome = step.peer.measure(step.scenario, Place(place, php, certificate), seconds)
-            except BenchmarkError as exc:
-                failures[key] = Failure(measurement=step, problem=str(exc))
-            else:
-                samples.append(
-                    Sample(scenario=step.scenario.name, peer=step.peer.name, round=step.round, outcome=outcome)
-                )
+        with suppress(KeyboardInterrupt):  # what was measured until then is shown
+            for step in steps:
+                watch(step)
+                key = (step.scenario.name, step.peer.name)
+                if key in failures:
+                    continue
+                try:
+                    outcome = _measure(step, php, certificate, seconds)
+                except BenchmarkError as exc:
+                    failures[key] = Failure(measurement=step, problem=str(exc))
+                else:
+                    samples.append(Sample(scenario=key[0], peer=key[1], round=step.round, outcome=outcome))
     return samples, list(failures.values())
+
+
+def _measure(step: Measurement, php: Php, certificate: Certificate | None, seconds: float) -> Outcome:
+    with open_folder() as place:
+        return step.peer.measure(step.scenario, Place(place, php, certificate), seconds)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Channel(Enum):
 class Generator(Enum):
     """Who sends."""
 
-    OURS = "benchmarks/load.py"
+    OURS = "benchmarks/clients.py"
     SMTP_SOURCE = "smtp-source(1) of Postfix"
 
 

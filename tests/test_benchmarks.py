@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.clients import message
 from benchmarks.cores import open_smtp, smtp_writes, take_mail
-from benchmarks.load import message
 from benchmarks.outcome import CpuPerMail, Outcome, Sample
 from benchmarks.peers import PEERS, YARDSTICK
 from benchmarks.peers.peer import Peer

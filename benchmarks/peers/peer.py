@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, assert_never, final
 
-from benchmarks.load import Plan, Report
+from benchmarks.clients import Plan, Report
 from benchmarks.outcome import BenchmarkError, CpuPerMail, Latency, Outcome
 from benchmarks.phpfpm import Php
 from benchmarks.processes import HOST, Meter
@@ -175,7 +175,7 @@ def _send_ours(scenario: Scenario, target: Target, seconds: float) -> Report:
         pipelined=scenario.dialogue is Dialogue.PIPELINED,
         tls=scenario.channel is Channel.TLS,
     )
-    return run_python("benchmarks.load", text=json.dumps(asdict(plan)))
+    return run_python("benchmarks.clients", text=json.dumps(asdict(plan)))
 
 
 def smtp_source() -> str | None:

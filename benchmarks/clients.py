@@ -2,7 +2,7 @@
 
 It is a process of its own on plain sockets and epoll, with no more Python per reply than comparing it, so that it
 stays far cheaper than what it drives. Reads a plan as JSON from its standard input and writes a report as JSON to its
-standard output:  python -m benchmarks.load < plan.json
+standard output:  python -m benchmarks.clients < plan.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, final
 
 _RECEIVE_OCTETS: Final = 65_536
 _SEND_OCTETS: Final = 1_048_576  # at a time, of a large mail
-_POLL_SECONDS: Final = 5.0  # without a single event: whoever is measured is stuck
+_POLL_SECONDS: Final = 30.0  # without a single event: whoever is measured is stuck
 _MAX_FAILURES: Final = 100
 _LINE: Final = b"The quick brown fox jumps over the lazy dog; 100% of 3 + 4 = 7 & more.\r\n"
 _HEAD: Final = (
