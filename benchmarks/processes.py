@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import select
 import signal
@@ -21,15 +22,21 @@ from benchmarks.outcome import BenchmarkError
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
 HOST: Final = "127.0.0.1"
+_PORTS: Final = range(20_000, 32_768)  # ip(7): ip_local_port_range begins at 32768
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _CPU_CLOCK_OF_PROCESS: Final = 2  # CPUCLOCK_SCHED of the kernel's posix-timers.h: all threads, in nanoseconds
 _RESET_PEAK: Final = "5"  # proc(5), clear_refs
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, nor any client has: below those that the kernel deals out to clients.
+
+    Whoever polls a port of theirs until somebody listens may be given that port, and reach itself.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with contextlib.suppress(OSError), socket.create_server((HOST, port)):
+            return port
+    raise BenchmarkError("there is no free port")
 
 
 def raise_descriptor_limit() -> None:

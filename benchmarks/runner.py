@@ -54,7 +54,7 @@ def plan(scenarios: Sequence[Scenario], peers: Sequence[Peer], rounds: int) -> l
 
 
 def run(steps: Sequence[Measurement], seconds: float, watch: Watch) -> tuple[list[Sample], list[Failure]]:
-    """Take every step; what cannot be measured is told once, and not tried again in that scenario.
+    """Take every step; what cannot be measured twice in a row is told, and left out of that scenario from then on.
 
     Raises:
         BenchmarkError: there is no php-fpm.
@@ -71,12 +71,19 @@ def run(steps: Sequence[Measurement], seconds: float, watch: Watch) -> tuple[lis
                 if key in failures:
                     continue
                 try:
-                    outcome = _measure(step, php, certificate, seconds)
+                    outcome = _measure_patiently(step, php, certificate, seconds)
                 except BenchmarkError as exc:
                     failures[key] = Failure(measurement=step, problem=str(exc))
                 else:
                     samples.append(Sample(scenario=key[0], peer=key[1], round=step.round, outcome=outcome))
     return samples, list(failures.values())
+
+
+def _measure_patiently(step: Measurement, php: Php, certificate: Certificate | None, seconds: float) -> Outcome:
+    """Try once more when it fails: in an hour on a busy machine something always does, and not for its own fault."""
+    with suppress(BenchmarkError):
+        return _measure(step, php, certificate, seconds)
+    return _measure(step, php, certificate, seconds)
 
 
 def _measure(step: Measurement, php: Php, certificate: Certificate | None, seconds: float) -> Outcome:

@@ -109,6 +109,8 @@ def _measure(opening: Open, scenario: Scenario, place: Place, seconds: float) ->
 def _send_mails(scenario: Scenario, place: Place, target: Target, seconds: float) -> Outcome:
     already = 0 if target.delivered is None else target.delivered()
     warmed = _send_ours(scenario, target, WARM_UP_SECONDS)
+    if not warmed.mails:
+        raise BenchmarkError(f"no mail was taken: {warmed.first_failure}")
     _wait_delivered(target, already + warmed.mails)
     server, php = Meter(target.pid), Meter(place.php.pid)
     server.reset_peak()
