@@ -85,7 +85,7 @@ def test_the_metadata_says_what_it_is_and_needs(built: Built) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("trio_fcgimail", __version__)
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"status", "fuzz", "test"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"status", "fuzz", "bench", "test"}
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
