@@ -27,6 +27,8 @@ def clean_ends(text: str | bytes, limit: int) -> str:
 def _make_safe(text: str | bytes) -> str:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
+    if text.isascii() and text.isprintable():  # most often, and far cheaper than looking for each that is not
+        return text.strip()
     return _UNSAFE.sub(" ", text).strip()
 
 
