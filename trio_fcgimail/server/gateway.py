@@ -11,6 +11,7 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.alarms import Alarms
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
 from trio_fcgimail.server.processors import Chain
@@ -51,6 +52,7 @@ class Gateway:
     Args:
         ledger: the accounts behind the limits that hold over all connections.
         hits: how often any limit was hit.
+        alarms: the deadlines of the sessions; to be run as long as any session is.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
     """
@@ -65,3 +67,4 @@ class Gateway:
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
+    alarms: Alarms = field(default_factory=Alarms)
