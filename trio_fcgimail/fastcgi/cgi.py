@@ -169,6 +169,36 @@ class ResponseHeadReader:
         return None
 
 
+def read_response(output: bytes, max_octets: int = DEFAULT_HEAD_OCTETS) -> tuple[ResponseHead, bytes]:
+    """Part a CGI response that is there whole into its head and its body (RFC 3875, 6).
+
+    Args:
+        output: all of it, as `Answer` has it.
+        max_octets: longest head, its empty line included.
+
+    Raises:
+        RemoteProtocolError: as `ResponseHeadReader` does.
+    """
+    end = _body_start(output, max_octets)
+    if end is None:
+        if len(output) > max_octets:
+            raise RemoteProtocolError(f"response head of more than {max_octets} octets")
+        raise RemoteProtocolError("response ends within its head")
+    return _parse(output[:end]), output[end:]
+
+
+def _body_start(output: bytes, max_octets: int) -> int | None:
+    """Return the end of the first empty line, if it is within so many octets."""
+    for empty in (b"\n", b"\r\n"):
+        if output.startswith(empty):
+            return len(empty) if len(empty) <= max_octets else None
+    crlf = output.find(b"\n\r\n", 0, max_octets)
+    lf = output.find(b"\n\n", 0, max_octets if crlf < 0 else crlf)
+    if lf >= 0:
+        return lf + 2
+    return crlf + 3 if crlf >= 0 else None
+
+
 def _parse(head: bytes) -> ResponseHead:
     headers: list[tuple[bytes, bytes]] = []
     status: tuple[int, bytes] | None = None
