@@ -25,6 +25,7 @@ from trio_fcgimail.mail import (
 from trio_fcgimail.server.spool import Spool, SpoolRoom
 from trio_fcgimail.server.upstream import Body
 
+_WHOLE_OCTETS: Final = 65_536  # ours: a request of this size is one write, if the kernel has room for it
 _ENCODED_OCTETS: Final = 65_536  # at once: a millisecond where every octet needs an escape
 
 
@@ -116,7 +117,17 @@ class IncomingMessage:
 
     def body(self, asked: SaveRequest) -> Body:
         """Its body, which can be read as often as needed until the message is closed."""
-        return Body(asked.octets, partial(self._pieces, asked))
+        return Body(asked.octets, partial(self._pieces, asked), self._whole(asked))
+
+    def _whole(self, asked: SaveRequest) -> bytes | None:
+        """The body of a small mail, which no disk has to be waited for."""
+        if asked.octets > _WHOLE_OCTETS or (content := self._spool.in_memory()) is None:
+            return None
+        content = self._front + content
+        if self._kind is BodyKind.FORM:
+            encoder = BodyEncoder(self._lines)
+            content = encoder.encode(content) + encoder.finish()
+        return b"".join((asked.before, content, asked.behind))
 
     async def _pieces(self, asked: SaveRequest) -> AsyncGenerator[bytes, None]:
         if asked.before:

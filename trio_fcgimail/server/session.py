@@ -265,7 +265,7 @@ class Session:
         if not seconds:
             return None
         try:
-            data = await self._wire.receive(self._latest_end() if self._is_to_end else trio.current_time() + seconds)
+            data = await self._receive_some(self._latest_end() if self._is_to_end else trio.current_time() + seconds)
         except trio.TooSlowError:
             data = b""
         if self._is_to_end:
@@ -402,7 +402,7 @@ class Session:
         if self._is_to_end:
             due = min(due, self._latest_end())
         try:
-            data = await self._wire.receive(due)
+            data = await self._receive_some(due)
         except trio.TooSlowError:
             if self._is_to_end:
                 self._close(catalogue.SHUTTING_DOWN)
@@ -414,6 +414,12 @@ class Session:
                 self._pace.count(len(data), trio.current_time() - began)
             self._conn.receive_data(data)
         self._outlet.begin_gathering()
+
+    async def _receive_some(self, due: float) -> bytes:
+        try:
+            return await self._wire.receive(due)
+        except trio.BrokenResourceError:
+            return b""  # a reset is an end as well
 
     def _close(self, reply: Reply) -> None:
         self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)

@@ -99,6 +99,10 @@ class Spool:
     def _open(self) -> IO[bytes]:
         return tempfile.TemporaryFile(buffering=0, dir=self._room.directory)
 
+    def in_memory(self) -> bytes | None:
+        """All of it, if it is no more than a piece and nothing of it is on the disk."""
+        return bytes(self._memory) if self._file is None and len(self._memory) <= _BLOCK_OCTETS else None
+
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it, in pieces of bounded size. Raises SpoolReadError."""
         if self._file is not None:

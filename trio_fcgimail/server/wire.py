@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from typing import Final, Protocol, final
 
 import trio
@@ -33,13 +32,14 @@ class Wire(Protocol):
         """
 
     async def receive(self, due: float) -> bytes:
-        """Wait for octets; ``b""`` is the end, of which a reset is one as well.
+        """Wait for octets; ``b""`` is the end.
 
         Args:
             due: until when, by Trio's clock.
 
         Raises:
             trio.TooSlowError: nothing came until then, or until what ``hasten`` says.
+            trio.BrokenResourceError: the connection is no more.
         """
 
     def hasten(self, due: float) -> None:
@@ -67,9 +67,7 @@ class StreamWire:
         with trio.CancelScope(deadline=due) as scope:
             self._receiving = scope
             try:
-                with suppress(trio.BrokenResourceError):
-                    return bytes(await self._stream.receive_some(RECEIVE_OCTETS))
-                return b""
+                return bytes(await self._stream.receive_some(RECEIVE_OCTETS))
             finally:
                 self._receiving = None
         raise trio.TooSlowError
@@ -81,6 +79,20 @@ class StreamWire:
 
     def release(self) -> None:
         """As in `Wire`."""
+
+
+def send_at_once(socket: trio.socket.SocketType, data: bytes) -> int:
+    """Send what the kernel takes now, without a turn of the scheduler; how many octets that were.
+
+    Raises:
+        trio.BrokenResourceError: the connection is no more.
+    """
+    try:
+        return os.write(socket.fileno(), data)  # does not block: Trio's sockets never do
+    except BlockingIOError:
+        return 0
+    except OSError as exc:
+        raise trio.BrokenResourceError from exc
 
 
 @final
@@ -102,23 +114,10 @@ class SocketWire:
 
     async def send(self, data: bytes, seconds: float) -> None:
         """As in `Wire`."""
-        sent = self.send_at_once(data)
+        sent = send_at_once(self._socket, data)
         if sent < len(data):
             with trio.fail_after(seconds):
                 await self._stream.send_all(data[sent:])
-
-    def send_at_once(self, data: bytes) -> int:
-        """Send what the kernel takes now; how many octets that were.
-
-        Raises:
-            trio.BrokenResourceError: the connection is no more.
-        """
-        try:
-            return os.write(self._socket.fileno(), data)  # does not block: Trio's sockets never do
-        except BlockingIOError:
-            return 0
-        except OSError as exc:
-            raise trio.BrokenResourceError from exc
 
     async def receive(self, due: float) -> bytes:
         """As in `Wire`."""
@@ -135,8 +134,8 @@ class SocketWire:
             if self._is_late:
                 raise trio.TooSlowError from None
             raise
-        except OSError:
-            return b""
+        except OSError as exc:
+            raise trio.BrokenResourceError from exc
         finally:
             self._alarm.off()
 

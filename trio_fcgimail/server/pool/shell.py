@@ -15,7 +15,9 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.config import UpstreamAddress
+from trio_fcgimail.fastcgi import ConstantParams
 from trio_fcgimail.mail import Answer, Parameter
+from trio_fcgimail.server.alarms import Alarms
 from trio_fcgimail.server.pool.budget import Budget, LocalBudget
 from trio_fcgimail.server.pool.model import (
     NEVER,
@@ -51,7 +53,9 @@ from trio_fcgimail.server.upstream import (
     exchange,
     has_input,
 )
+from trio_fcgimail.server.wire import SocketWire
 
+_NO_PARAMS: Final = ConstantParams()
 _UNKNOWN_TRIES: Final = {Kind.VALIDATE: 2, Kind.POLICY: 1, Kind.SAVE: 1}  # tries of which the script may have run
 
 _OUTCOMES: Final[dict[type[UpstreamError], Outcome]] = {
@@ -121,6 +125,8 @@ class Pool:
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
         self._streams: dict[Link, trio.abc.Stream] = {}
+        self._wires: dict[Link, SocketWire] = {}  # of those that are sockets
+        self._alarms = Alarms()
         self._problems: dict[int, UpstreamUnavailable] = {}  # the latest of each upstream that cannot be connected
         self._actions: deque[Action] = deque()
         self._probes: list[int] = []
@@ -135,6 +141,7 @@ class Pool:
         """Do what is due, until cancelled; then nothing is kept any more."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._alarms.run)
                 while True:
                     for upstream in self._probes:
                         nursery.start_soon(self._probe, upstream)
@@ -152,7 +159,13 @@ class Pool:
                 await self._carry_out(self._planner.close_idle())
 
     async def request(
-        self, kind: Kind, parameters: Sequence[Parameter], body: Body | None, *, seconds: float
+        self,
+        kind: Kind,
+        parameters: Sequence[Parameter],
+        body: Body | None,
+        *,
+        seconds: float,
+        constant: ConstantParams = _NO_PARAMS,
     ) -> Answer:
         """Make a request, and make it again as far as that can double nothing (docs/design.md, "Upstream").
 
@@ -160,6 +173,7 @@ class Pool:
 
         Args:
             seconds: for each try, from the first octet sent.
+            constant: more parameters, which go before the others.
 
         Raises:
             UpstreamError: the last try's; UpstreamUnavailable when none got as far as a connection.
@@ -175,7 +189,7 @@ class Pool:
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
-                    return await self._try(hand, parameters, body, seconds)
+                    return await self._try(hand, parameters, constant, body, seconds)
                 except UpstreamUnexecuted as exc:
                     problem = exc
                 except (UpstreamBroken, UpstreamTimeout) as exc:
@@ -232,10 +246,19 @@ class Pool:
             await self._carry_out(self._planner.failed_to_open(trio.current_time(), order.link))
         else:
             self._streams[order.link] = stream
+            if isinstance(stream, trio.SocketStream):
+                self._wires[order.link] = SocketWire(stream, self._alarms)
             self._problems.pop(order.upstream, None)
             await self._carry_out(self._planner.opened(trio.current_time(), order.link))
 
-    async def _try(self, hand: Hand, parameters: Sequence[Parameter], body: Body | None, seconds: float) -> Answer:
+    async def _try(
+        self,
+        hand: Hand,
+        parameters: Sequence[Parameter],
+        constant: ConstantParams,
+        body: Body | None,
+        seconds: float,
+    ) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
         self._planner.sent(trio.current_time(), link)
@@ -248,6 +271,8 @@ class Pool:
                 keep_connection=hand.keep_connection,
                 clean_end=self._clean_end,
                 heard=lambda: self._planner.heard(trio.current_time(), link),
+                constant=constant,
+                wire=self._wires.get(link),
             )
         except UpstreamError:
             raise
@@ -286,6 +311,9 @@ class Pool:
                     assert scope is not None, "the planner abandons only what is opening"
                     scope.cancel()
                 case Close(link=link):
+                    wire = self._wires.pop(link, None)
+                    if wire is not None:
+                        wire.release()
                     await close(self._streams.pop(link))
                     todo.extend(self._planner.closed(trio.current_time(), link))
                 case Probe(upstream=upstream):
