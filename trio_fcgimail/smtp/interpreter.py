@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
-from trio_fcgimail.smtp import catalogue, commands
+from trio_fcgimail.smtp import catalogue, commands, plain
 from trio_fcgimail.smtp.buffer import TooLong
 from trio_fcgimail.smtp.content import Refused
 from trio_fcgimail.smtp.errors import CommandError
-from trio_fcgimail.smtp.events import Authenticate, DataBegun, DataCommand, Hello, MailFrom, StartTls, Xclient
+from trio_fcgimail.smtp.events import Authenticate, DataBegun, DataCommand, Hello, MailFrom, RcptTo, StartTls, Xclient
 from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.sasl import Credentials, Login, SaslExchange, begin_auth
 from trio_fcgimail.smtp.standing import Standing
-from trio_fcgimail.smtp.state import Verb
+from trio_fcgimail.smtp.state import Verb, is_legal
 from trio_fcgimail.smtp.steps import Challenge, EatChunk, Lost, Refuse, Settle, Step, TakeChunk
 from trio_fcgimail.smtp.xclient import parse_xclient
+
 
 def interpret(line: bytes | TooLong, now: Standing) -> Step:
     """What a command line comes to."""
@@ -29,6 +30,11 @@ def interpret(line: bytes | TooLong, now: Standing) -> Step:
         return _refuse(Verb.UNKNOWN, line.beginning, commands.refusal_of_long_line(line.beginning))
     verb = _UNKNOWN
     try:
+        if (read_plain := _PLAIN.get(line[:5])) is not None:
+            verb, read = read_plain
+            if is_legal(now.state, verb) and (event := read(line, now)) is not None:
+                return event
+            verb = _UNKNOWN  # until the grammar says what it is
         word, rest = commands.split_line(line)
         verb = word.verb
         if verb is _BDAT:
@@ -125,13 +131,29 @@ def _admit_mail(event: MailFrom, now: Standing) -> MailFrom:
     return event
 
 
+def _read_plain_mail(line: bytes, now: Standing) -> MailFrom | None:
+    event = plain.read_mail(line, now.offer.extensions)
+    return None if event is None else _admit_mail(event, now)
+
+
 def _read_rcpt(_word: commands.Word, rest: str, now: Standing) -> Step:
     now.tally.check_recipient()
-    transaction, options = now.transaction, now.options
-    event = commands.parse_rcpt(rest, now.offer.extensions, options.paths, smtputf8=transaction.smtputf8)
-    if options.max_recipients is not None and transaction.recipients >= options.max_recipients:
+    utf8 = now.transaction.smtputf8
+    return _admit_rcpt(commands.parse_rcpt(rest, now.offer.extensions, now.options.paths, smtputf8=utf8), now)
+
+
+def _admit_rcpt(event: RcptTo, now: Standing) -> RcptTo:
+    """Hold a RCPT against the limit of its mail."""
+    limit = now.options.max_recipients
+    if limit is not None and now.transaction.recipients >= limit:
         raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
     return event
+
+
+def _read_plain_rcpt(line: bytes, now: Standing) -> RcptTo | None:
+    now.tally.check_recipient()
+    event = plain.read_rcpt(line)
+    return None if event is None else _admit_rcpt(event, now)
 
 
 def _read_bdat(word: commands.Word, rest: str, now: Standing) -> Step:
@@ -169,6 +191,11 @@ _READERS: Final[Mapping[Verb, Callable[[commands.Word, str, Standing], Step]]] =
     Verb.NOOP: _settle,
     Verb.HELP: _settle,
     Verb.VRFY: _read_vrfy,
+}
+_Plain = Callable[[bytes, Standing], MailFrom | RcptTo | None]
+_PLAIN: Final[Mapping[bytes, tuple[Verb, _Plain]]] = {
+    plain.MAIL: (Verb.MAIL, _read_plain_mail),
+    plain.RCPT: (Verb.RCPT, _read_plain_rcpt),
 }
 _UNKNOWN: Final = Verb.UNKNOWN
 _BDAT: Final = Verb.BDAT
