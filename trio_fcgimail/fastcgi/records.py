@@ -207,7 +207,6 @@ class RecordReader:
             raise LocalProtocolError(f"more than {self._limit} octets unread: call next_event() before reading on")
         if not unread:
             self._buffer = bytes(data)
-            self._start = 0
             return
         if isinstance(self._buffer, bytes):
             self._buffer = bytearray(memoryview(self._buffer)[self._start :])
@@ -235,7 +234,10 @@ class RecordReader:
         record_end = content_end + padding_length
         if record_end > len(buffer):
             return self._starved()
-        self._start = record_end
+        if record_end == len(buffer):  # keep no memory for it, as a connection may be idle for long
+            self._buffer, self._start = b"", 0
+        else:
+            self._start = record_end
         content = buffer[body:content_end] if isinstance(buffer, bytes) else bytes(memoryview(buffer)[body:content_end])
         return record_type, request_id, content
 
@@ -251,13 +253,13 @@ class RecordReader:
         record_type, request_id, content = frame
         return Record(record_type=record_type, request_id=request_id, content=content)
 
-    def mark(self) -> int:
+    def mark(self) -> tuple[bytes | bytearray, int]:
         """Return a mark to which `go_back()` leads, until more is received."""
-        return self._start
+        return self._buffer, self._start
 
-    def go_back(self, mark: int) -> None:
+    def go_back(self, mark: tuple[bytes | bytearray, int]) -> None:
         """Let what was taken since `mark()` be unread again."""
-        self._start = mark
+        self._buffer, self._start = mark
 
     def _starved(self) -> Literal[Signal.NEED_DATA] | None:
         if not self._ended:

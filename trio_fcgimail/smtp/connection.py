@@ -55,11 +55,9 @@ from trio_fcgimail.smtp.sasl import Login
 from trio_fcgimail.smtp.standing import Standing
 from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
 from trio_fcgimail.smtp.steps import (
-    Ask,
     Challenge,
     EatChunk,
     Lost,
-    Pass,
     Refuse,
     RefuseMessage,
     Settle,
@@ -323,12 +321,15 @@ class ServerConnection:
     def _take(self, step: Step) -> Event | Signal:
         """Do what the client's octets came to."""
         match step:
-            case Pass(data=data):
-                return MessageChunk(data)
-            case Ask(event=event):
-                if isinstance(event, StartTls):
-                    self._check_nothing_follows()
-                return self._ask(event)
+            case MessageChunk():
+                return step
+            case MailFrom() | RcptTo() | DataBegun() | MessageEnd() | Hello() | Authenticate() | Xclient():
+                self._pending = step
+                return step
+            case StartTls():
+                self._check_nothing_follows()
+                self._pending = step
+                return step
             case Settle(verb=Verb.RSET, reply=reply):
                 to_send = self._now.say(Verb.RSET, reply)
                 self._now.forget_mail()

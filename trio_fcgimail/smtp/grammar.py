@@ -50,6 +50,13 @@ GREETING_NAME: Final = re.compile(r"[\x21#-'*+./0-9:=?A-Z\[\]^_`a-z{|}~-]+")
 # The end of a path: the first ">" outside a quoted string, or the end of the text when there is none.
 PATH_TOKEN: Final = re.compile(r'<(?:[^"<>]|"(?:[^"\\]|\\.)*")*>')
 
+# The same without UTF-8, and with labels that fit the DNS: what nearly every address is made of.
+_ASCII_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ASCII_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+ASCII_DOT_STRING: Final = rf"{_ASCII_ATOM}(?:\.{_ASCII_ATOM})*"
+ASCII_DOMAIN: Final = rf"{_ASCII_LABEL}(?:\.{_ASCII_LABEL})*"
+_ASCII_DOMAIN_ALONE: Final = re.compile(ASCII_DOMAIN)
+
 MAX_LOCAL_PART_OCTETS: Final = 64  # RFC 5321 4.5.3.1.1
 MAX_DOMAIN_OCTETS: Final = 255  # RFC 5321 4.5.3.1.2
 MAX_PATH_OCTETS: Final = 256  # RFC 5321 4.5.3.1.3, "<" and ">" included
@@ -66,6 +73,8 @@ def is_domain(text: str) -> bool:
 
     A U-label is not measured: its A-label can be shorter. Whether it has one is nothing that is known here.
     """
+    if len(text) <= MAX_DOMAIN_OCTETS and _ASCII_DOMAIN_ALONE.fullmatch(text) is not None:
+        return True
     return (
         DOMAIN.fullmatch(text) is not None
         and len(text.encode()) <= MAX_DOMAIN_OCTETS
