@@ -31,7 +31,7 @@ from trio_fcgimail.mail.request import (
     session_fields,
     validate_fields,
 )
-from trio_fcgimail.mail.text import clean, clean_ends
+from trio_fcgimail.mail.text import clean, clean_ends, is_clean
 from trio_fcgimail.mail.trace import address_literal, received_header
 from trio_fcgimail.mail.verdict import (
     LOSS_OCTETS,
@@ -96,6 +96,7 @@ __all__ = [
     "has_room",
     "hide_in_stderr",
     "hide_password",
+    "is_clean",
     "judge",
     "judge_each",
     "judge_login",

@@ -11,7 +11,7 @@ import structlog
 import structlog.typing
 
 from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
-from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, clean, clean_ends
+from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, clean, clean_ends, is_clean
 from trio_fcgimail.server.gateway import MailReport
 from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.logline import EVENT_COLUMNS, EventDict, Stamp, plain_line
@@ -67,7 +67,7 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 def _clean_values(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Make every text one bounded line: much of it comes from outside."""
     for name, value in event.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and not is_clean(value, MAX_VALUE_CHARACTERS):
             limit = _LONG_VALUES.get(name)
             event[name] = clean(value, MAX_VALUE_CHARACTERS) if limit is None else clean_ends(value, limit)
     return event

@@ -38,8 +38,9 @@ class Stamp:
 def plain_line(_logger: object, _method: str, event: EventDict) -> str:
     """Time, level and event in columns, then the rest as ``name=value``."""
     head = f"{event.pop('timestamp')} [{event.pop('level'):<{_LEVEL_COLUMNS}}] {event.pop('event'):<{EVENT_COLUMNS}}"
-    return " ".join([head, *[f"{name}={_shown(value)}" for name, value in event.items()]]).rstrip(" ")
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) and _AMBIGUOUS.search(value) is None else repr(value)
+    must_quote = _AMBIGUOUS.search
+    pairs = [
+        f"{name}={value}" if isinstance(value, str) and must_quote(value) is None else f"{name}={value!r}"
+        for name, value in event.items()
+    ]
+    return " ".join([head, *pairs]).rstrip(" ")

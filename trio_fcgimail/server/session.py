@@ -6,6 +6,7 @@ how long. Every wait has a deadline that is named in the settings.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Final, assert_never, final
@@ -198,7 +199,7 @@ class Session:
                 | smtp.StartTls()
                 | smtp.Authenticate()
                 | smtp.Xclient()
-            ) if self._is_to_end:
+            ) if self._drain is not Drain.NO and self._is_to_end:
                 self._answer(event, catalogue.SHUTTING_DOWN)
             case smtp.MailFrom():
                 await self._begin(event)
@@ -264,10 +265,10 @@ class Session:
         seconds = self._limits.banner_delay_seconds
         if not seconds:
             return None
-        try:
-            data = await self._receive_some(self._latest_end() if self._is_to_end else trio.current_time() + seconds)
-        except trio.TooSlowError:
-            data = b""
+        due = self._latest_end() if self._is_to_end else trio.current_time() + seconds
+        data = b""
+        with suppress(trio.TooSlowError, trio.BrokenResourceError):  # what is broken is noticed when it is greeted
+            data = await self._wire.receive(due)
         if self._is_to_end:
             return catalogue.SHUTTING_DOWN
         return catalogue.TALKED_TOO_EARLY if data else None
@@ -372,22 +373,24 @@ class Session:
 
     async def _receive(self) -> None:
         """Wait for the client, under the deadline of what the core waits for."""
-        await self._outlet.flush()
+        if not self._outlet.is_empty:
+            await self._outlet.flush()
+        now = trio.current_time()
         match self._conn.waiting_for:
-            case smtp.Waiting.DATA:
-                await self._receive_data()
             case smtp.Waiting.COMMAND:
                 if self._mail is None or not self._mail.has_content:
                     self._pace = None  # that of a chunk which nobody wanted
                 if self._command_due is None:  # for all of it, however it trickles in
-                    self._command_due = trio.current_time() + self._limits.idle_seconds
-                await self._receive_until(self._command_due, Limit.IDLE_SECONDS)
+                    self._command_due = now + self._limits.idle_seconds
+                await self._receive_until(now, self._command_due, Limit.IDLE_SECONDS)
+            case smtp.Waiting.DATA:
+                await self._receive_data(now)
             case smtp.Waiting.ANSWER | smtp.Waiting.HANDSHAKE | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
                 assert_never(waiting)
 
-    async def _receive_data(self) -> None:
+    async def _receive_data(self, now: float) -> None:
         """Data have their floor, whether they are kept or thrown away."""
         if self._pace is None:
             self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
@@ -395,31 +398,26 @@ class Session:
             self._close(catalogue.TOO_SLOW)
             self._gateway.hits.count(Limit.DATA_FLOOR)
         else:
-            await self._receive_until(trio.current_time() + self._limits.data_seconds, Limit.DATA_SECONDS)
+            await self._receive_until(now, now + self._limits.data_seconds, Limit.DATA_SECONDS)
 
-    async def _receive_until(self, due: float, limit: Limit) -> None:
-        began = trio.current_time()
-        if self._is_to_end:
+    async def _receive_until(self, now: float, due: float, limit: Limit) -> None:
+        if self._drain is not Drain.NO and self._is_to_end:
             due = min(due, self._latest_end())
         try:
-            data = await self._receive_some(due)
+            data = await self._wire.receive(due)
         except trio.TooSlowError:
             if self._is_to_end:
                 self._close(catalogue.SHUTTING_DOWN)
             else:
                 self._gateway.hits.count(limit)
                 self._close(catalogue.TIMED_OUT)
-        else:
-            if self._pace is not None:
-                self._pace.count(len(data), trio.current_time() - began)
-            self._conn.receive_data(data)
-        self._outlet.begin_gathering()
-
-    async def _receive_some(self, due: float) -> bytes:
-        try:
-            return await self._wire.receive(due)
+            return
         except trio.BrokenResourceError:
-            return b""  # a reset is an end as well
+            data = b""  # a reset is an end as well
+        self._outlet.begin_gathering()
+        if self._pace is not None:
+            self._pace.count(len(data), trio.current_time() - now)
+        self._conn.receive_data(data)
 
     def _close(self, reply: Reply) -> None:
         self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)

@@ -28,11 +28,11 @@ async def connect(address: UpstreamAddress, *, seconds: float) -> trio.SocketStr
         UpstreamUnavailable: it could not be done, for whatever reason, within so many seconds.
     """
     try:
-        with trio.fail_after(seconds):
-            match address:
-                case UnixAddress(path=path):
-                    return await _connect_unix(path)
-                case TcpAddress(host=host, port=port):
+        match address:
+            case UnixAddress(path=path):
+                return await _connect_unix(path)
+            case TcpAddress(host=host, port=port):
+                with trio.fail_after(seconds):
                     return await trio.open_tcp_stream(host, port)
     except trio.TooSlowError as exc:
         raise UpstreamUnavailable(f"{address}: no connection within {seconds:g} s") from exc
