@@ -7,7 +7,7 @@ from trio_fcgimail.mail.domains import comparable_domain
 from trio_fcgimail.mail.draft import EnvelopeDraft
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_header
-from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
+from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields, escape
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
 from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
 from trio_fcgimail.mail.redact import hide_in_stderr, hide_password, judge_login
@@ -90,6 +90,7 @@ __all__ = [
     "decode_subject",
     "delivery_header",
     "encode_fields",
+    "escape",
     "failed",
     "find_loss",
     "get_parameters",
