@@ -17,7 +17,7 @@ from trio_fcgimail.config import LogStream
 
 MAX_WAITING_LINES: Final = 2048  # ours: half a second of a busy server, and never more than some 50 MB
 LAST_SECONDS: Final = 1.0  # for what still waits when we end
-GATHER_SECONDS: Final = 0.02  # ours: so long a line waits for others; each turn of the thread stops all others twice
+GATHER_SECONDS: Final = 0.05  # ours: so long a line waits for others; each turn of the thread stops all others twice
 _BATCH_OCTETS: Final = 65_536  # written at once; what a pipe holds (Linux, pipe(7))
 _DESCRIPTORS: Final = {LogStream.STDERR: 2, LogStream.STDOUT: 1}  # POSIX, <unistd.h>
 

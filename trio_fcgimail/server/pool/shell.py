@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, assert_never, final
 
 import structlog.typing
@@ -179,28 +179,45 @@ class Pool:
             UpstreamError: the last try's; UpstreamUnavailable when none got as far as a connection.
         """
         ticket = Ticket(next(self._tickets))
+        problem: UpstreamError | None = None
+        actions = self._planner.want(trio.current_time(), ticket, kind)
+        hand = self._at_once(actions, ticket)
+        if hand is not None:
+            try:
+                return await self._try(hand, parameters, constant, body, seconds)
+            except UpstreamError as exc:
+                problem = exc
         waiter = self._waiters[ticket] = _Waiter()
         unknown_tries = _UNKNOWN_TRIES[kind]
-        problem: UpstreamError | None = None
         try:
-            await self._carry_out(self._planner.want(trio.current_time(), ticket, kind))
+            if hand is None:
+                await self._carry_out(actions)
             while True:
+                if hand is not None and problem is not None:
+                    unknown_tries -= not isinstance(problem, UpstreamUnexecuted)
+                    await self._finish(hand.link, _OUTCOMES[type(problem)], again=unknown_tries > 0)
+                    if not unknown_tries:
+                        raise problem
                 hand = await self._obtain(ticket, waiter, problem)
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
                     return await self._try(hand, parameters, constant, body, seconds)
-                except UpstreamUnexecuted as exc:
+                except UpstreamError as exc:
                     problem = exc
-                except (UpstreamBroken, UpstreamTimeout) as exc:
-                    problem = exc
-                    unknown_tries -= 1
-                is_over = not unknown_tries
-                await self._finish(hand.link, _OUTCOMES[type(problem)], again=not is_over)
-                if is_over:
-                    raise problem
         finally:
             del self._waiters[ticket]
+
+    def _at_once(self, actions: Sequence[Action], ticket: Ticket) -> Hand | None:
+        """The connection that a new request has got without waiting, if it is good: most often all is as simple."""
+        if len(actions) != 1:
+            return None
+        action = actions[0]
+        return action if isinstance(action, Hand) and action.ticket == ticket and not self._is_stale(action) else None
+
+    def _is_stale(self, hand: Hand) -> bool:
+        """Whether a connection was closed while it was idle."""
+        return hand.is_used and has_input(self._streams[hand.link])
 
     async def _obtain(self, ticket: Ticket, waiter: _Waiter, problem: UpstreamError | None) -> Hand:
         """Wait for a connection.
@@ -214,7 +231,7 @@ class Pool:
                     case Open() as order:
                         await self._open(order, waiter)
                     case Hand() as hand:
-                        if not (hand.is_used and has_input(self._streams[hand.link])):
+                        if not self._is_stale(hand):
                             return hand
                         await self._carry_out(self._planner.unusable(trio.current_time(), hand.link))
                     case Fail(refusal=refusal):
@@ -299,9 +316,9 @@ class Pool:
 
     # Carrying out
 
-    async def _carry_out(self, actions: Iterable[Action]) -> None:
+    async def _carry_out(self, actions: Sequence[Action]) -> None:
         """Do it, and what comes of it. Nothing here waits, save for streams that are no sockets to be closed."""
-        todo = deque(actions)
+        todo = deque(actions) if actions else None
         while todo:
             match todo.popleft():
                 case Open(ticket=ticket) | Hand(ticket=ticket) | Fail(ticket=ticket) as order:
