@@ -329,6 +329,33 @@ async def test_tls_that_ended_at_the_proxy(
     assert (f"(using {facts[1]} with cipher" in fields["body"]) == (facts[0] == "true")
 
 
+@pytest.mark.parametrize(
+    ("flags", "verification", "subject"),
+    [
+        pytest.param(1 | 2, 0, "CN=a\\,b", id="verified"),
+        pytest.param(1 | 4, 0, "CN=a\\,b", id="verified-in-that-session"),
+        pytest.param(1 | 2, 1, None, id="not-verified"),
+        pytest.param(1, 0, None, id="none-shown"),
+    ],
+)
+async def test_the_certificate_that_the_proxy_has_verified(
+    flags: int,
+    verification: int,
+    subject: str | None,
+    responder: ScriptedResponder,
+    journal: Journal,
+    tmp_path: Path,
+) -> None:
+    header = binary(IPV4 + tls_tlv(flags, verification, tlv(0x21, b"TLSv1.3"), tlv(0x22, b"a,b")))
+    async with serving(config(tmp_path), journal) as house:
+        client = await behind(house, header)
+        await client.hello()
+        assert (await client.mail()).startswith(STORED)
+    fields = responder.requests[0].fields
+    told = (fields.get("tls_client_subject"), fields.get("tls_client_sha256"))
+    assert told == (subject, None if subject is None else "")
+
+
 async def test_logins_over_tls_that_ended_at_the_proxy(
     responder: ScriptedResponder, journal: Journal, tmp_path: Path
 ) -> None:

@@ -67,6 +67,9 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
         if listener.certificate is not None:
             key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
             findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
+        for place, pair in enumerate(listener.certificates):
+            key, files = f"listeners[{number}].certificates[{place}]", (pair.certificate, pair.private_key)
+            findings.append(check_certificate(key, *files, None, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
     findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):

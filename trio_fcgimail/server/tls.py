@@ -9,6 +9,7 @@ from typing import Final, final
 import trio
 
 from trio_fcgimail.mail import TlsFacts
+from trio_fcgimail.server.tlsclient import client_certificate
 
 # RFC 8996 has put an end to TLS 1.0 and 1.1; RFC 8314 4.1 asks for 1.2 at least.
 _MINIMUM: Final = ssl.TLSVersion.TLSv1_2
@@ -23,9 +24,13 @@ class CertificateError(Exception):
     """A certificate or its key cannot be used; the text is one line for the user."""
 
 
-@final
 class HandshakeError(Exception):
     """The client did not get to TLS; the text is for the log."""
+
+
+@final
+class HandshakeTimeoutError(HandshakeError):
+    """It took too long."""
 
 
 def server_context(certificate: Path, private_key: Path | None) -> ssl.SSLContext:
@@ -75,7 +80,7 @@ def _explain(exc: ssl.SSLError, certificate: Path, private_key: Path) -> str:
 
 
 async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, *, seconds: float
+    stream: trio.abc.Stream, context: ssl.SSLContext, *, seconds: float, scope: trio.CancelScope
 ) -> tuple[trio.SSLStream[trio.abc.Stream], TlsFacts]:
     """Do the handshake, as the server.
 
@@ -84,19 +89,24 @@ async def start_tls(
     Args:
         stream: in the clear; it belongs to the result from here on.
         seconds: for all of it.
+        scope: that it is done in; cancelled when it has to make room for others.
 
     Raises:
         HandshakeError: it failed; nothing can be said over ``stream`` any more.
     """
     encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    scope.deadline = trio.current_time() + seconds
     try:
-        with trio.fail_after(seconds):
+        with scope:
             await encrypted.do_handshake()
-    except trio.TooSlowError as exc:
-        raise HandshakeError(f"no TLS handshake within {seconds:g} s") from exc
     except trio.BrokenResourceError as exc:
         raise HandshakeError(f"TLS handshake failed: {_reason(exc.__cause__)}") from exc
-    return encrypted, TlsFacts(str(encrypted.version()), str(encrypted.cipher()[0]))
+    if scope.cancelled_caught:
+        if trio.current_time() < scope.deadline:
+            raise HandshakeTimeoutError("TLS handshake cut short, as too many others began")
+        raise HandshakeTimeoutError(f"no TLS handshake within {seconds:g} s")
+    client = client_certificate(encrypted.getpeercert(), encrypted.getpeercert(binary_form=True))
+    return encrypted, TlsFacts(str(encrypted.version()), str(encrypted.cipher()[0]), client)
 
 
 def _reason(cause: BaseException | None) -> str:
