@@ -52,7 +52,7 @@ def _seen(server: ssl.SSLContext, name: str | None) -> tuple[str, ...]:
     facts = handshake(server, _client(), name)[0].getpeercert()
     assert facts is not None
     alternatives = facts["subjectAltName"]
-    return tuple(str(value) for _, value in alternatives)
+    return tuple(str(pair[1]) for pair in alternatives)
 
 
 @pytest.fixture(scope="module")
