@@ -63,7 +63,7 @@ def test_suites_are_those_that_were_chosen(tmp_path: Path) -> None:
 def test_curve_is_the_one_that_was_chosen(tmp_path: Path) -> None:
     server = _listener(tmp_path, 'curves = ["P-521"]')
     client = _client()
-    client.set_ecdh_curve("X25519")
+    client.set_ecdh_curve("prime256v1")
     with pytest.raises(ssl.SSLError):
         handshake(server, client)
     client.set_ecdh_curve("secp521r1")
@@ -113,3 +113,14 @@ PROBLEMS = [
 def test_what_cannot_be_chosen_is_said_at_the_start(tmp_path: Path, more: str, problem: str) -> None:
     with pytest.raises(ListenError, match=problem):
         _listener(tmp_path, more)
+
+
+def test_curve_that_python_cannot_choose_is_said_at_the_start(tmp_path: Path) -> None:
+    """X25519 in some versions of Python with OpenSSL 3; in all others it is the one that is spoken."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve("X25519")
+    except ssl.SSLError:
+        with pytest.raises(ListenError, match="this Python cannot choose the curve X25519"):
+            _listener(tmp_path, 'curves = ["X25519"]')
+    else:
+        assert handshake(_listener(tmp_path, 'curves = ["X25519"]'), _client())[0].version() == "TLSv1.3"
