@@ -185,6 +185,32 @@ async def test_over_a_unix_socket(responder: ScriptedResponder, journal: Journal
     assert journal.entries("connection closed")[0]["via"] == "unix"
 
 
+@pytest.mark.parametrize("over", ["unix", "tcp"])
+async def test_whether_unix_sockets_are_proxies_is_said_like_that_of_networks(
+    over: str, responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    """Where they are, a header is required of them; where they are not, it is refused."""
+    path = tmp_path / "smtp"
+    listed = "unix" if over == "unix" else "127.0.0.0/8"
+    toml = f'[[listeners]]\naddress = "unix:{path}"\nproxy_protocol_from = ["{listed}"]\n'
+    toml += f'[limits]\nproxy_header_seconds = 0.3\n[fastcgi]\nupstreams = ["unix:{tmp_path}/fcgi"]'
+    async with serving(settings(toml), journal):
+        clients = [Dialogue(await trio.open_unix_socket(str(path))) for _ in range(3)]
+        without, too_late, with_header = clients
+        await without.send(b"EHLO client.example\r\n")
+        await with_header.send(TEXT)
+        if over == "unix":
+            assert await without.rest() == NO_HEADER
+            assert await too_late.rest() == NO_HEADER
+            await with_header.hello()
+        else:
+            assert (await without.reply()).startswith(b"220 ")
+            assert (await too_late.reply()).startswith(b"220 ")
+            assert (await with_header.rest()).endswith(b"421 4.7.0 This is not SMTP; closing\r\n")
+        for client in clients:
+            await client.close()
+
+
 # Limits
 
 
