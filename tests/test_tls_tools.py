@@ -147,6 +147,7 @@ def test_the_certificate_is_that_of_the_name(house: House, way: str, asked: str,
 
 
 OLD: Final = ("-cipher", "ALL:@SECLEVEL=0")
+ALERTS: Final = {"unsupported protocol": "protocol version", "no shared cipher": "handshake failure"}
 WEAK: Final = "NULL:aNULL:AES128-SHA:CAMELLIA:@SECLEVEL=0"
 
 
@@ -169,6 +170,7 @@ def test_what_is_refused_ends_in_the_handshake(house: House, kind: str, options:
     outcome = _s_client(house, kind, *options)
     assert not outcome.sent
     assert "Cipher is (NONE)" in outcome.said
+    assert f"alert {ALERTS[reason]}" in outcome.said
     eventually(lambda: house.server.log.count(told) > before, "the reason is logged")
 
 

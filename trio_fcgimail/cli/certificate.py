@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from trio_fcgimail.cli.finding import Finding, State
+from trio_fcgimail.config import ListenerSettings, Settings
+from trio_fcgimail.server import ListenError
+from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.tls import CertificateError, server_context
 from trio_fcgimail.server.tlsnames import dns_names, presented
 
@@ -15,6 +18,27 @@ _SOON: Final = timedelta(days=14)  # ours: renewed certificates come earlier
 _OUTSIDE_ITS_TIME: Final = frozenset({9, 10})  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and ..._HAS_EXPIRED
 _SHOWN_NAMES: Final = 3
 _OTHER_NAME: Final = 62  # X509_V_ERR_HOSTNAME_MISMATCH
+
+
+def check_tls(prefix: str, listener: ListenerSettings, settings: Settings, now: datetime) -> list[Finding]:
+    """Say it of all certificates of a listener; when they are good, what else is in the way of TLS.
+
+    Args:
+        prefix: the key of the listener.
+    """
+    if listener.certificate is None:
+        return []
+    files = (listener.certificate, listener.private_key)
+    findings = [check_certificate(f"{prefix}.certificate", *files, settings.hostname, now)]
+    for place, pair in enumerate(listener.certificates):
+        key = f"{prefix}.certificates[{place}]"
+        findings.append(check_certificate(key, pair.certificate, pair.private_key, None, now))
+    if all(finding.state is not State.BAD for finding in findings):
+        try:
+            open_entrance(settings, listener)
+        except ListenError as exc:
+            findings.append(Finding(f"{prefix}.tls", State.BAD, str(exc)))
+    return findings
 
 
 def check_certificate(

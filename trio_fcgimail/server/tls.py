@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -19,6 +20,16 @@ _CIPHERS: Final = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!SHA1:!AESC
 # How the blocks of a PEM file are labelled (RFC 7468 5 and 10, RFC 5958 and the older kinds of OpenSSL).
 _CERTIFICATE_BLOCK: Final = b"CERTIFICATE"
 _KEY_BLOCK: Final = b"PRIVATE KEY"
+# Alerts (RFC 8446 6.2) by OpenSSL's reasons: protocol_version and handshake_failure.
+_ALERTS: Final = {
+    "UNSUPPORTED_PROTOCOL": 70,
+    "NO_SHARED_CIPHER": 40,
+    "NO_SHARED_GROUPS": 40,
+    "NO_SUITABLE_KEY_SHARE": 40,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": 40,
+}
+_FATAL: Final = b"\x15\x03\x03\x00\x02\x02"  # the head of a record with a fatal alert (RFC 8446 5.1, 6)
+_ALERT_SECONDS: Final = 1.0  # ours; seven octets have room in any buffer
 _NO_RENEGOTIATION: Final = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION  # each a way to make us work for nothing
 
 
@@ -104,6 +115,7 @@ async def start_tls(
         with scope:
             await encrypted.do_handshake()
     except trio.BrokenResourceError as exc:
+        await _alert(stream, exc.__cause__)
         raise HandshakeError(f"TLS handshake failed: {_reason(exc.__cause__)}") from exc
     if scope.cancelled_caught:
         if trio.current_time() < scope.deadline:
@@ -111,6 +123,14 @@ async def start_tls(
         raise HandshakeTimeoutError(f"no TLS handshake within {seconds:g} s")
     client = client_certificate(encrypted.getpeercert(), encrypted.getpeercert(binary_form=True))
     return encrypted, TlsFacts(str(encrypted.version()), str(encrypted.cipher()[0]), client)
+
+
+async def _alert(stream: trio.abc.SendStream, cause: BaseException | None) -> None:
+    """Tell why there is nothing in common, as far as it shows before anything is encrypted; Trio sends no alerts."""
+    description = _ALERTS.get(cause.reason or "") if isinstance(cause, ssl.SSLError) else None
+    if description is not None:
+        with trio.move_on_after(_ALERT_SECONDS), suppress(trio.BrokenResourceError):
+            await stream.send_all(_FATAL + bytes((description,)))
 
 
 def _reason(cause: BaseException | None) -> str:
