@@ -35,10 +35,12 @@ class House:
     """A running server and its listeners.
 
     Attributes:
+        authority: whom clients trust; of all certificates but one of RSA.
         ports: of each kind of listener.
-        folder: With ``ca.pem``, whom clients trust, and ``sender.pem``, the certificate of a client.
+        folder: With its ``ca.pem``, and ``sender.pem``, the certificate of a client.
     """
 
+    authority: Authority
     server: ServerProcess
     store: Store
     ports: Mapping[str, int]
@@ -91,7 +93,7 @@ def house() -> Iterator[House]:
         text += f'[fastcgi]\nupstreams = ["{store.address}"]\n[scripts]\nsave = "/srv/save.php"\n'
         (folder / "fcgimail.toml").write_text(text)
         with ServerProcess("serve", folder=folder) as server:
-            yield House(server, store, ports, folder)
+            yield House(authority, server, store, ports, folder)
             assert server.stop() == 0
 
 
@@ -418,7 +420,6 @@ def test_nothing_is_found(scans: Scans, kind: str, scan: str, name: str, value: 
 
 
 def test_a_hup_changes_all_certificates_and_a_broken_one_changes_none(house: House) -> None:
-    """The last test, as the certificates are others behind it."""
     before = [_shown(house, name) for name in ("mx.example.com", "mx.example.org")]
     for name, text in (("org.pem", "broken"), ("net.pem", None)):
         path = house.folder / name
@@ -435,7 +436,8 @@ def test_a_hup_changes_all_certificates_and_a_broken_one_changes_none(house: Hou
         f"cannot do TLS on 127.0.0.1:{house.ports['smtp']}: {house.folder}/org.pem: no certificate" in house.server.log
     )
     assert [_shown(house, name) for name in ("mx.example.com", "mx.example.org")] == before
-    _issue(Authority(house.folder), house.folder / "org.pem", "mx.example.org")  # and a new mx.pem and ca.pem
+    house.authority.issue().private_key_and_cert_chain_pem.write_to_path(house.authority.certificate)
+    _issue(house.authority, house.folder / "org.pem", "mx.example.org", "mail.example.org")
     house.server.send(signal.SIGHUP)
     house.server.wait_for_log(r"\] reloaded ")
     # The old children may still have a connection in their hands when the parent says so.
