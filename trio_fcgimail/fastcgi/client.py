@@ -72,8 +72,13 @@ _OUTPUT_MOVES: Final[Mapping[int, tuple[OutputMove, OutputMove]]] = {
 _STREAMS: Final = (RecordType.STDOUT.value, RecordType.STDERR.value)
 _STDOUT: Final = RecordType.STDOUT.value
 _STDERR: Final = RecordType.STDERR.value
+_STDIN: Final = RecordType.STDIN
+_STDIN_MOVE: Final = InputMove.STDIN
+_STDIN_END_MOVE: Final = InputMove.STDIN_END
 _RESPONDER: Final = Role.RESPONDER
+_AUTHORIZER: Final = Role.AUTHORIZER
 _MOVES: Final = Ruling.MOVES
+_ILLEGAL: Final = Ruling.ILLEGAL
 _OUTPUT_ENDED: Final = OutputState.ENDED
 _OPEN: Final = ConnectionState.OPEN
 
@@ -104,7 +109,7 @@ class _Request:
 def _declared_octets(params: Sequence[NameValue], constant: ConstantParams, role: Role) -> int | None:
     """Return CONTENT_LENGTH, which an authorizer does not get (FastCGI 1.0, 6.3) and which may be empty."""
     value = dict(params if b"CONTENT_LENGTH" not in constant.names else constant.params).get(b"CONTENT_LENGTH", b"")
-    if not value or role is Role.AUTHORIZER:
+    if not value or role is _AUTHORIZER:
         return None
     if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         raise LocalProtocolError(f"CONTENT_LENGTH {value[:64]!r} is not a number of octets")
@@ -179,15 +184,19 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: an argument breaks these rules, or end of file has been reported.
         """
-        with self._life:
+        self._life.check()
+        try:
             self._check_new(request_id)
             octets = encode_head(request_id, role, keep_connection, params_contents(params, constant))
             unsent_octets = _declared_octets(params, constant, role)
-            exchange = Exchange(role=role, keep_connection=keep_connection)
-            exchange.take_input(PARAMS_END[role])
-            self._requests[request_id] = _Request(exchange=exchange, unsent_octets=unsent_octets)
-            self._kept = self._kept and keep_connection
-            return octets
+        except ProtocolError:
+            self._life.end()
+            raise
+        exchange = Exchange(role=role, keep_connection=keep_connection)
+        exchange.take_input(PARAMS_END[role])
+        self._requests[request_id] = _Request(exchange=exchange, unsent_octets=unsent_octets)
+        self._kept = self._kept and keep_connection
+        return octets
 
     def request(
         self,
@@ -239,13 +248,17 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: STDIN is not open, or more than the declared CONTENT_LENGTH.
         """
-        with self._life:
-            request = self._send(request_id, InputMove.STDIN)
+        self._life.check()
+        try:
+            request = self._send(request_id, _STDIN_MOVE)
             if request.unsent_octets is not None:
                 request.unsent_octets -= memoryview(data).nbytes
                 if request.unsent_octets < 0:
                     raise LocalProtocolError(f"{-request.unsent_octets} octets beyond CONTENT_LENGTH")
-            return encode_stream(RecordType.STDIN, request_id, data)
+        except ProtocolError:
+            self._life.end()
+            raise
+        return encode_stream(_STDIN, request_id, data)
 
     def end_stdin(self, request_id: int) -> bytes:
         """Write the empty STDIN record, which every request needs, even one without a body.
@@ -253,11 +266,15 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: STDIN is not open, or less than the declared CONTENT_LENGTH was sent.
         """
-        with self._life:
-            request = self._send(request_id, InputMove.STDIN_END)
+        self._life.check()
+        try:
+            request = self._send(request_id, _STDIN_END_MOVE)
             if request.unsent_octets:
                 raise LocalProtocolError(f"{request.unsent_octets} octets short of CONTENT_LENGTH")
-            return encode_record(RecordType.STDIN, request_id)
+        except ProtocolError:
+            self._life.end()
+            raise
+        return encode_record(_STDIN, request_id)
 
     def send_data(self, request_id: int, data: bytes | bytearray | memoryview) -> bytes:
         """Write a part of the file that a filter works on (FastCGI 1.0, 6.4).
@@ -413,7 +430,7 @@ class ClientConnection(Connection):
         exchange = request.exchange
         before = exchange.output
         ruling = exchange.take_output(move)
-        if ruling is Ruling.ILLEGAL:
+        if ruling is _ILLEGAL:
             raise RemoteProtocolError(f"{move.name} of request {request_id} in state {before.name}")
         self._release(request_id, exchange)
         return ruling
