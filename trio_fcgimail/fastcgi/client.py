@@ -69,9 +69,9 @@ _OUTPUT_MOVES: Final[Mapping[int, tuple[OutputMove, OutputMove]]] = {
     RecordType.STDERR.value: (OutputMove.STDERR_END, OutputMove.STDERR),
     RecordType.END_REQUEST.value: (OutputMove.END, OutputMove.END),
 }
-_STREAMS: Final = (RecordType.STDOUT.value, RecordType.STDERR.value)
 _STDOUT: Final = RecordType.STDOUT.value
 _STDERR: Final = RecordType.STDERR.value
+_END_REQUEST: Final = RecordType.END_REQUEST.value
 _STDIN: Final = RecordType.STDIN
 _STDIN_MOVE: Final = InputMove.STDIN
 _STDIN_END_MOVE: Final = InputMove.STDIN_END
@@ -269,6 +269,7 @@ class ClientConnection(Connection):
         self._life.check()
         try:
             request = self._send(request_id, _STDIN_END_MOVE)
+            self._release(request_id, request.exchange)
             if request.unsent_octets:
                 raise LocalProtocolError(f"{request.unsent_octets} octets short of CONTENT_LENGTH")
         except ProtocolError:
@@ -293,7 +294,7 @@ class ClientConnection(Connection):
             LocalProtocolError: DATA is not open.
         """
         with self._life:
-            self._send(request_id, InputMove.DATA_END)
+            self._release(request_id, self._send(request_id, InputMove.DATA_END).exchange)
             return encode_record(RecordType.DATA, request_id)
 
     def abort_request(self, request_id: int) -> bytes:
@@ -305,7 +306,7 @@ class ClientConnection(Connection):
             LocalProtocolError: the id is not in use, or aborted already.
         """
         with self._life:
-            self._send(request_id, InputMove.ABORT)
+            self._release(request_id, self._send(request_id, InputMove.ABORT).exchange)
             self._oddities += 1
             return encode_record(RecordType.ABORT_REQUEST, request_id)
 
@@ -401,7 +402,6 @@ class ClientConnection(Connection):
         before = request.exchange.input
         if request.exchange.take_input(move) is not _MOVES:
             raise LocalProtocolError(f"{move.name} is not possible in state {before.name}")
-        self._release(request_id, request.exchange)
         return request
 
     def _release(self, request_id: int, exchange: Exchange) -> None:
@@ -412,28 +412,25 @@ class ClientConnection(Connection):
         moves = _OUTPUT_MOVES.get(record_type)
         if moves is None:
             return self._read_other(record_type, request_id, content)
-        if self._receive(request_id, moves[bool(content)]) is not _MOVES:
-            return self._ignore(record_type, request_id)
-        if record_type == _STDOUT and content:
-            return StdoutChunk(request_id=request_id, data=content)
-        if record_type == _STDERR and content:
-            return StderrChunk(request_id=request_id, data=content)
-        if record_type in _STREAMS:
-            return StreamEnded(request_id=request_id, stream=RecordType(record_type))
-        app_status, status = _decode_end(content)
-        return RequestEnded(request_id=request_id, app_status=app_status, protocol_status=status)
-
-    def _receive(self, request_id: int, move: OutputMove) -> Ruling:
         request = self._requests.get(request_id)
         if request is None:
-            return Ruling.LEFTOVER
+            return self._ignore(record_type, request_id)
         exchange = request.exchange
-        before = exchange.output
+        before, move = exchange.output, moves[bool(content)]
         ruling = exchange.take_output(move)
         if ruling is _ILLEGAL:
             raise RemoteProtocolError(f"{move.name} of request {request_id} in state {before.name}")
-        self._release(request_id, exchange)
-        return ruling
+        if ruling is not _MOVES:
+            return self._ignore(record_type, request_id)
+        if record_type == _END_REQUEST:
+            self._release(request_id, exchange)
+            app_status, status = _decode_end(content)
+            return RequestEnded(request_id=request_id, app_status=app_status, protocol_status=status)
+        if not content:
+            return StreamEnded(request_id=request_id, stream=RecordType(record_type))
+        if record_type == _STDOUT:
+            return StdoutChunk(request_id=request_id, data=content)
+        return StderrChunk(request_id=request_id, data=content)
 
     def _read_other(self, record_type: int, request_id: int, content: bytes) -> ClientEvent:
         if request_id != NULL_REQUEST_ID:
