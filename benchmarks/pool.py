@@ -300,7 +300,8 @@ async def _pieces() -> AsyncGenerator[bytes, None]:
 
 
 async def _request_all(php: PhpFpm, script: str, into: Measured, *, keep_alive: bool) -> None:
-    pool = Pool([UnixAddress(str(php.socket_path))], PoolRules(max_connections=CHILDREN, keep_alive=keep_alive))
+    rules = PoolRules(max_connections=CHILDREN, keep_alive=keep_alive, is_known_to_keep=True)
+    pool = Pool([UnixAddress(str(php.socket_path))], rules)
     parameters = post_parameters(script, len(BODY), hostname="mx.example.com", remote_ip="192.0.2.1")
     latencies: list[float] = []
 

@@ -106,7 +106,7 @@ async def _pieces() -> AsyncGenerator[bytes, None]:
 @asynccontextmanager
 async def _pools(php: PhpFpm, count: int, connections: int, *, keep_alive: bool) -> AsyncIterator[list[Pool]]:
     """Pools that know nothing of each other, as those of several processes."""
-    rules = PoolRules(max_connections=connections, keep_alive=keep_alive)
+    rules = PoolRules(max_connections=connections, keep_alive=keep_alive, is_known_to_keep=True)
     pools = [Pool([UnixAddress(str(php.socket_path))], rules) for _ in range(count)]
     async with trio.open_nursery() as nursery:
         for pool in pools:
