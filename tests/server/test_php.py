@@ -224,7 +224,7 @@ def test_php_is_found_where_distributions_have_it(
     for name in distribution.files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch(0o644 if name.endswith((".conf", ".dpkg-new")) else 0o755)
-    for link, target in reversed(distribution.links.items()):
+    for link, target in reversed([*distribution.links.items()]):
         (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / link).symlink_to(tmp_path / target)
     kind = PhpKind.FPM if "fpm" in distribution.found else PhpKind.CGI
