@@ -4,6 +4,7 @@ The model has children that a connection pins from its acceptance to its close, 
 (answer, half-close, and discard what comes until we close), kills, reloads, and an upstream that refuses.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -485,5 +486,8 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = pytest.mark.filterwarnings("error")(PoolMachine.TestCase)
 TestPool.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("FCGIMAIL_POOL_EXAMPLES", "150")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )

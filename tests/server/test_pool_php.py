@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 import pytest
 import trio
 
+from benchmarks import pool_faults
 from tests.phpfpm import PhpFpm, call_script
 from tests.support import Dialogue, Journal, serving, settings
 from trio_fcgimail.config import UnixAddress
@@ -94,6 +96,20 @@ async def test_workers_that_go_cost_no_mail_and_run_none_twice(is_troubled: bool
     assert all(reason.startswith("UpstreamBroken: ") for reason in failed), failed
     assert is_troubled or not failed
     assert len(stored) > len(replies) / 2
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "workers"),
+    [pytest.param(True, 2, id="kept-two-workers"), pytest.param(False, 1, id="not-kept-one-worker")],
+)
+async def test_whole_servers_tell_no_untruth_and_hide_what_may_be_hidden(keep_alive: bool, workers: int) -> None:
+    """Senders come again after each 451, as they do: what has run twice was deferred in between."""
+    found = await trio.to_thread.run_sync(
+        partial(pool_faults.measure, keep_alive=keep_alive, workers=workers, mails_of_each=30)
+    )
+    assert (found.untrue, found.doubled, found.needless) == (0, 0, ())
+    assert found.saved == found.mails
+    assert found.runs >= found.mails
 
 
 # Whom it shuts out: nobody. The bounds are wide, as the machine may be busy with other tests.
