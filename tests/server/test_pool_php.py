@@ -168,18 +168,20 @@ async def test_more_connections_than_children_in_two_pools_hold_nobody_up(pause:
     assert min(p99[True]) <= 3 * min(p99[False])
 
 
-async def test_kept_connections_are_quicker() -> None:
-    rates: dict[bool, list[float]] = {True: [], False: []}
+async def test_kept_connections_cost_less() -> None:
+    """Our own processor time, which other tests at the same time change least; mails a second are benchmarks.pool's."""
+    costs: dict[bool, list[float]] = {True: [], False: []}
     with PhpFpm(children=4) as php:
         script = php.script("save.php", "<?php echo 'SAVED';")
         for _ in range(3):
             for keep_alive in (True, False):
                 async with _pools(php, 1, 4, keep_alive=keep_alive) as pools:
-                    seconds, latencies = await _saturate(pools, script, clients=12, times=60)
-                    rates[keep_alive].append(len(latencies) / seconds)
+                    began = time.process_time()
+                    _, latencies = await _saturate(pools, script, clients=12, times=60)
+                    costs[keep_alive].append((time.process_time() - began) / len(latencies))
                     shown = pools[0].snapshot().upstreams[0]
                     assert (shown.connections < 0.5 * shown.requests) == keep_alive
-    assert max(rates[True]) > 1.05 * max(rates[False])
+    assert min(costs[True]) < 0.95 * min(costs[False])
 
 
 def _browse(php: PhpFpm, script: str, times: int) -> list[float]:
