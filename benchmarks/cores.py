@@ -38,12 +38,11 @@ _ANSWER: Final = b"X-Powered-By: PHP/8.2.0\r\nContent-type: text/html; charset=U
 
 
 def fpm_response(text: bytes) -> bytes:
-    """What php-fpm sends back."""
-    core = fastcgi.ResponderConnection()
-    core.receive_data(fastcgi.ClientConnection().begin_request(1, params=GET) + bytes((1, 5, 0, 1, 0, 0, 0, 0)))
-    while core.next_event() is not fastcgi.Signal.NEED_DATA:
-        pass
-    return core.send_stdout(1, _ANSWER + text) + core.end_request(1, app_status=0)
+    """What php-fpm sends back: it pads its output, and does not end it but by END_REQUEST."""
+    output = _ANSWER + text
+    return fastcgi.encode_record(
+        fastcgi.RecordType.STDOUT, 1, output, padding=-len(output) % 8
+    ) + fastcgi.encode_record(fastcgi.RecordType.END_REQUEST, 1, bytes(8))
 
 
 def post_parameters(octets: int) -> tuple[tuple[bytes, bytes], ...]:
@@ -71,14 +70,14 @@ def open_smtp() -> smtp.ServerConnection:
 
 
 def _answer_all(conn: smtp.ServerConnection) -> None:
-    while (event := conn.next_event()) is not smtp.Signal.NEED_DATA:
+    while (event := conn.next_event()) is not smtp.NEED_DATA:
         match event:
-            case smtp.Connected() | smtp.Hello() | smtp.MailFrom() | smtp.RcptTo() | smtp.DataBegun():
-                conn.accept(event)
-            case smtp.MessageEnd():
-                conn.accept(event)
             case smtp.MessageChunk():
                 pass
+            case (
+                smtp.RcptTo() | smtp.MailFrom() | smtp.DataBegun() | smtp.MessageEnd() | smtp.Hello() | smtp.Connected()
+            ):
+                conn.accept(event)
             case other:
                 raise AssertionError(other)
 
@@ -98,10 +97,10 @@ def call(conn: fastcgi.ClientConnection, params: tuple[tuple[bytes, bytes], ...]
     conn.end_stdin(1)
     conn.receive_data(response)
     head = fastcgi.ResponseHeadReader()
-    while (event := conn.next_event()) is not fastcgi.Signal.NEED_DATA:
+    while (event := conn.next_event()) is not fastcgi.NEED_DATA:
         if isinstance(event, fastcgi.StdoutChunk):
             head.receive_data(event.data)
-            while head.next_event() is not fastcgi.Signal.NEED_DATA:
+            while head.next_event() is not fastcgi.NEED_DATA:
                 pass
 
 

@@ -169,3 +169,45 @@ def bare_passes(octets: int = LARGE_OCTETS) -> Work:
             bytes(memoryview(piece))
 
     return run
+
+
+def fastcgi_output(octets: int = LARGE_OCTETS) -> Work:
+    """A large body on its way to the application."""
+    pieces, conn = _pieces(message(octets)), fastcgi.ClientConnection()
+    conn.begin_request(1, params=GET)
+
+    def run() -> None:
+        for piece in pieces:
+            conn.send_stdin(1, piece)
+
+    return run
+
+
+def fastcgi_input(octets: int = LARGE_OCTETS) -> Work:
+    """A large answer on its way back, each read as long as a record."""
+    pieces = [
+        fastcgi.encode_record(fastcgi.RecordType.STDOUT, 1, piece[: fastcgi.MAX_RECORD_CONTENT])
+        for piece in _pieces(message(octets))
+    ]
+
+    conn = fastcgi.ClientConnection()
+    conn.begin_request(1, params=GET)
+
+    def run() -> None:
+        for piece in pieces:
+            conn.receive_data(piece)
+            while conn.next_event() is not fastcgi.NEED_DATA:
+                pass
+
+    return run
+
+
+def bare_copy(octets: int = LARGE_OCTETS) -> Work:
+    """A content copied once, piece by piece."""
+    pieces = _pieces(message(octets))
+
+    def run() -> None:
+        for piece in pieces:
+            bytes(memoryview(piece))
+
+    return run

@@ -27,8 +27,11 @@ ADDRESSES: Final = st.one_of(
 )
 PARAMETERS: Final = st.lists(
     st.sampled_from(
-        [b" SIZE=0", b" SIZE=123", b" SIZE=" + b"9" * 21, b" BODY=7BIT", b" BODY=8BITMIME", b" BODY=BINARYMIME", b" "]
-        + [b" size=1", b" SIZE", b" SMTPUTF8", b" RET=HDRS", b" NOTIFY=NEVER", b" X=1", b"\t", b"\r", b"\n", b"\0"]
+        [
+            *(b" SIZE=0", b" SIZE=123", b" SIZE=" + b"9" * 21, b" BODY=7BIT", b" BODY=8BITMIME", b" BODY=BINARYMIME"),
+            *(b" size=1", b" SIZE", b" SMTPUTF8", b" RET=HDRS", b" NOTIFY=NEVER", b" X=1"),
+            *(b" ", b"\t", b"\r", b"\n", b"\0"),
+        ]
     ),
     max_size=3,
 ).map(b"".join)

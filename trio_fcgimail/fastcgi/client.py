@@ -69,11 +69,16 @@ _OUTPUT_MOVES: Final[Mapping[int, tuple[OutputMove, OutputMove]]] = {
     RecordType.STDERR.value: (OutputMove.STDERR_END, OutputMove.STDERR),
     RecordType.END_REQUEST.value: (OutputMove.END, OutputMove.END),
 }
-_STREAMS: Final = (RecordType.STDOUT.value, RecordType.STDERR.value)
 _STDOUT: Final = RecordType.STDOUT.value
 _STDERR: Final = RecordType.STDERR.value
+_END_REQUEST: Final = RecordType.END_REQUEST.value
+_STDIN: Final = RecordType.STDIN
+_STDIN_MOVE: Final = InputMove.STDIN
+_STDIN_END_MOVE: Final = InputMove.STDIN_END
 _RESPONDER: Final = Role.RESPONDER
+_AUTHORIZER: Final = Role.AUTHORIZER
 _MOVES: Final = Ruling.MOVES
+_ILLEGAL: Final = Ruling.ILLEGAL
 _OUTPUT_ENDED: Final = OutputState.ENDED
 _OPEN: Final = ConnectionState.OPEN
 
@@ -104,7 +109,7 @@ class _Request:
 def _declared_octets(params: Sequence[NameValue], constant: ConstantParams, role: Role) -> int | None:
     """Return CONTENT_LENGTH, which an authorizer does not get (FastCGI 1.0, 6.3) and which may be empty."""
     value = dict(params if b"CONTENT_LENGTH" not in constant.names else constant.params).get(b"CONTENT_LENGTH", b"")
-    if not value or role is Role.AUTHORIZER:
+    if not value or role is _AUTHORIZER:
         return None
     if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         raise LocalProtocolError(f"CONTENT_LENGTH {value[:64]!r} is not a number of octets")
@@ -179,15 +184,19 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: an argument breaks these rules, or end of file has been reported.
         """
-        with self._life:
+        self._life.check()
+        try:
             self._check_new(request_id)
             octets = encode_head(request_id, role, keep_connection, params_contents(params, constant))
             unsent_octets = _declared_octets(params, constant, role)
-            exchange = Exchange(role=role, keep_connection=keep_connection)
-            exchange.take_input(PARAMS_END[role])
-            self._requests[request_id] = _Request(exchange=exchange, unsent_octets=unsent_octets)
-            self._kept = self._kept and keep_connection
-            return octets
+        except ProtocolError:
+            self._life.end()
+            raise
+        exchange = Exchange(role=role, keep_connection=keep_connection)
+        exchange.take_input(PARAMS_END[role])
+        self._requests[request_id] = _Request(exchange=exchange, unsent_octets=unsent_octets)
+        self._kept = self._kept and keep_connection
+        return octets
 
     def request(
         self,
@@ -239,13 +248,17 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: STDIN is not open, or more than the declared CONTENT_LENGTH.
         """
-        with self._life:
-            request = self._send(request_id, InputMove.STDIN)
+        self._life.check()
+        try:
+            request = self._send(request_id, _STDIN_MOVE)
             if request.unsent_octets is not None:
                 request.unsent_octets -= memoryview(data).nbytes
                 if request.unsent_octets < 0:
                     raise LocalProtocolError(f"{-request.unsent_octets} octets beyond CONTENT_LENGTH")
-            return encode_stream(RecordType.STDIN, request_id, data)
+        except ProtocolError:
+            self._life.end()
+            raise
+        return encode_stream(_STDIN, request_id, data)
 
     def end_stdin(self, request_id: int) -> bytes:
         """Write the empty STDIN record, which every request needs, even one without a body.
@@ -253,11 +266,16 @@ class ClientConnection(Connection):
         Raises:
             LocalProtocolError: STDIN is not open, or less than the declared CONTENT_LENGTH was sent.
         """
-        with self._life:
-            request = self._send(request_id, InputMove.STDIN_END)
+        self._life.check()
+        try:
+            request = self._send(request_id, _STDIN_END_MOVE)
+            self._release(request_id, request.exchange)
             if request.unsent_octets:
                 raise LocalProtocolError(f"{request.unsent_octets} octets short of CONTENT_LENGTH")
-            return encode_record(RecordType.STDIN, request_id)
+        except ProtocolError:
+            self._life.end()
+            raise
+        return encode_record(_STDIN, request_id)
 
     def send_data(self, request_id: int, data: bytes | bytearray | memoryview) -> bytes:
         """Write a part of the file that a filter works on (FastCGI 1.0, 6.4).
@@ -276,7 +294,7 @@ class ClientConnection(Connection):
             LocalProtocolError: DATA is not open.
         """
         with self._life:
-            self._send(request_id, InputMove.DATA_END)
+            self._release(request_id, self._send(request_id, InputMove.DATA_END).exchange)
             return encode_record(RecordType.DATA, request_id)
 
     def abort_request(self, request_id: int) -> bytes:
@@ -288,7 +306,7 @@ class ClientConnection(Connection):
             LocalProtocolError: the id is not in use, or aborted already.
         """
         with self._life:
-            self._send(request_id, InputMove.ABORT)
+            self._release(request_id, self._send(request_id, InputMove.ABORT).exchange)
             self._oddities += 1
             return encode_record(RecordType.ABORT_REQUEST, request_id)
 
@@ -384,7 +402,6 @@ class ClientConnection(Connection):
         before = request.exchange.input
         if request.exchange.take_input(move) is not _MOVES:
             raise LocalProtocolError(f"{move.name} is not possible in state {before.name}")
-        self._release(request_id, request.exchange)
         return request
 
     def _release(self, request_id: int, exchange: Exchange) -> None:
@@ -395,28 +412,25 @@ class ClientConnection(Connection):
         moves = _OUTPUT_MOVES.get(record_type)
         if moves is None:
             return self._read_other(record_type, request_id, content)
-        if self._receive(request_id, moves[bool(content)]) is not _MOVES:
-            return self._ignore(record_type, request_id)
-        if record_type == _STDOUT and content:
-            return StdoutChunk(request_id=request_id, data=content)
-        if record_type == _STDERR and content:
-            return StderrChunk(request_id=request_id, data=content)
-        if record_type in _STREAMS:
-            return StreamEnded(request_id=request_id, stream=RecordType(record_type))
-        app_status, status = _decode_end(content)
-        return RequestEnded(request_id=request_id, app_status=app_status, protocol_status=status)
-
-    def _receive(self, request_id: int, move: OutputMove) -> Ruling:
         request = self._requests.get(request_id)
         if request is None:
-            return Ruling.LEFTOVER
+            return self._ignore(record_type, request_id)
         exchange = request.exchange
-        before = exchange.output
+        before, move = exchange.output, moves[bool(content)]
         ruling = exchange.take_output(move)
-        if ruling is Ruling.ILLEGAL:
+        if ruling is _ILLEGAL:
             raise RemoteProtocolError(f"{move.name} of request {request_id} in state {before.name}")
-        self._release(request_id, exchange)
-        return ruling
+        if ruling is not _MOVES:
+            return self._ignore(record_type, request_id)
+        if record_type == _END_REQUEST:
+            self._release(request_id, exchange)
+            app_status, status = _decode_end(content)
+            return RequestEnded(request_id=request_id, app_status=app_status, protocol_status=status)
+        if not content:
+            return StreamEnded(request_id=request_id, stream=RecordType(record_type))
+        if record_type == _STDOUT:
+            return StdoutChunk(request_id=request_id, data=content)
+        return StderrChunk(request_id=request_id, data=content)
 
     def _read_other(self, record_type: int, request_id: int, content: bytes) -> ClientEvent:
         if request_id != NULL_REQUEST_ID:

@@ -150,12 +150,20 @@ def encode_stream(record_type: RecordType, request_id: int, data: bytes | bytear
 
     Nothing gives `b""`: an empty record would end the stream. Slices are not copied before the final join.
     """
-    view = memoryview(data).cast("B")
+    if isinstance(data, bytes):
+        if 0 < len(data) <= MAX_RECORD_CONTENT:
+            return _HEADER.pack(VERSION, record_type, request_id, len(data), 0) + data
+        view = memoryview(data)
+    else:
+        view = memoryview(data).cast("B")
+    full, rest = divmod(len(view), MAX_RECORD_CONTENT)
     parts: list[bytes | memoryview] = []
-    for start in range(0, len(view), MAX_RECORD_CONTENT):
-        piece = view[start : start + MAX_RECORD_CONTENT]
-        parts.append(_HEADER.pack(VERSION, record_type, request_id, len(piece), 0))
-        parts.append(piece)
+    if full:
+        header = _HEADER.pack(VERSION, record_type, request_id, MAX_RECORD_CONTENT, 0)
+        for start in range(0, full * MAX_RECORD_CONTENT, MAX_RECORD_CONTENT):
+            parts += (header, view[start : start + MAX_RECORD_CONTENT])
+    if rest:
+        parts += (_HEADER.pack(VERSION, record_type, request_id, rest, 0), view[-rest:])
     return b"".join(parts)
 
 
@@ -226,14 +234,16 @@ class RecordReader:
         buffer, start = self._buffer, self._start
         body = start + HEADER_OCTETS
         if body > len(buffer):
-            return self._starved()
+            if self._ended and start == len(buffer):
+                return None
+            return self._wait()
         version, record_type, request_id, content_length, padding_length = _HEADER.unpack_from(buffer, start)
         if version != VERSION:
             raise RemoteProtocolError(f"record of version {version}, expected {VERSION}")
         content_end = body + content_length
         record_end = content_end + padding_length
         if record_end > len(buffer):
-            return self._starved()
+            return self._wait()
         if record_end == len(buffer):  # keep no memory for it, as a connection may be idle for long
             self._buffer, self._start = b"", 0
         else:
@@ -261,9 +271,7 @@ class RecordReader:
         """Let what was taken since `mark()` be unread again."""
         self._buffer, self._start = mark
 
-    def _starved(self) -> Literal[Signal.NEED_DATA] | None:
-        if not self._ended:
-            return NEED_DATA
-        if not self.buffered_octets:
-            return None
-        raise RemoteProtocolError("end of file within a record")
+    def _wait(self) -> Literal[Signal.NEED_DATA]:
+        if self._ended:
+            raise RemoteProtocolError("end of file within a record")
+        return NEED_DATA

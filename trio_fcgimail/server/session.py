@@ -6,7 +6,7 @@ how long. Every wait has a deadline that is named in the settings.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Final, assert_never, final
@@ -25,7 +25,7 @@ from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet, close_politely
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
-from trio_fcgimail.server.tls import HandshakeError, start_tls
+from trio_fcgimail.server.tls import HandshakeError, HandshakeTimeoutError, start_tls
 from trio_fcgimail.server.transaction import MailTransaction
 from trio_fcgimail.server.visitor import Claim, Visitor, closing, introduced, log_introduction, options_for
 from trio_fcgimail.server.wire import wire_over
@@ -140,7 +140,7 @@ class Session:
                 await self._start_tls()
             await self._converse()
         except HandshakeError as exc:
-            if isinstance(exc.__cause__, trio.TooSlowError):
+            if isinstance(exc, HandshakeTimeoutError):
                 self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
@@ -300,7 +300,9 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
-        self._stream, tls = await start_tls(self._transport, context, seconds=self._limits.tls_handshake_seconds)
+        seconds = self._limits.tls_handshake_seconds
+        with self._gateway.handshakes.one_more() if self._refusal is None else nullcontext(trio.CancelScope()) as scope:
+            self._stream, tls = await start_tls(self._transport, context, seconds=seconds, scope=scope)
         self._wire.release()
         self._wire = wire_over(self._stream, self._gateway.alarms)
         self._outlet.use(self._wire)

@@ -134,7 +134,12 @@ class LineReader:
         return self._beginning is None
 
     def read(self, buffer: ReceiveBuffer, max_octets: int = MAX_COMMAND_OCTETS) -> bytes | TooLong | None:
-        """The next line without its CRLF, or None when more is needed; one of more octets, CRLF included, is too long."""
+        """The next line without its CRLF, or None when more is needed.
+
+        Args:
+            buffer: what to take it from.
+            max_octets: of a line, CRLF included; one of more is too long.
+        """
         end = buffer.find_line_end()
         if end is None:
             if self._beginning is None and len(buffer) > max_octets:

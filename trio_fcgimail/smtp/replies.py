@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
+from trio_fcgimail.smtp import grammar
 from trio_fcgimail.smtp.errors import LocalProtocolError
 from trio_fcgimail.smtp.symbol import Symbol
 
@@ -14,7 +15,7 @@ _CHALLENGE: Final = 334  # RFC 4954 4: its blank is no padding, but stands befor
 MAX_REPLY_LINES: Final = 64  # ours: EHLO needs a dozen; a script's refusal must stay readable
 
 # Printable text without controls, C1 controls and the two Unicode line ends. RFC 5321 4.2 allows HT; nobody needs it.
-_TEXT: Final = re.compile(r"[\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]*")
+_TEXT: Final = re.compile(rf"{grammar.TEXT}*")
 
 
 class Outcome(Symbol):
