@@ -28,11 +28,11 @@ from trio_fcgimail.server.workers.channel import (
     ForDesk,
     FromDesk,
     LeaseGranted,
+    LeasesScarce,
     Left,
     LowerLease,
     Released,
     ReleaseLease,
-    SavesScarce,
     Verdict,
 )
 from trio_fcgimail.server.workers.desk import Desk, MisuseError
@@ -100,17 +100,17 @@ def test_leases_are_shared() -> None:
     children = Children(_limits(fastcgi="max_connections = 2"))
     one, two = children.join(), children.join()
     assert children.ask(one, AskLease(PHP, Kind.SAVE)) == LeaseGranted(PHP, Kind.SAVE)
-    assert children.ask(two, AskLease(PHP, Kind.SAVE)) == SavesScarce(PHP, True)
-    assert children.heard[one] == [SavesScarce(PHP, True)]
-    assert children.heard[children.join()] == [SavesScarce(PHP, True)]
+    assert children.ask(two, AskLease(PHP, Kind.SAVE)) == LeasesScarce(PHP, True)
+    assert children.heard[one] == [LeasesScarce(PHP, True)]
+    assert children.heard[children.join()] == [LeasesScarce(PHP, True)]
     children.heard[one].clear()
     children.desk.hear(one, LowerLease(PHP))
-    assert children.heard[two] == [LeaseGranted(PHP, Kind.SAVE), SavesScarce(PHP, False)]
+    assert children.heard[two] == [LeaseGranted(PHP, Kind.SAVE), LeasesScarce(PHP, False)]
     children.desk.hear(one, ReleaseLease(PHP, Kind.VALIDATE))
     assert children.ask(one, AskLease(PHP, Kind.VALIDATE)) == LeaseGranted(PHP, Kind.VALIDATE)
     children.desk.hear(one, AskLease(PHP, Kind.VALIDATE))
     children.desk.leave(two)
-    assert children.heard[one][-1] == LeaseGranted(PHP, Kind.VALIDATE)
+    assert children.heard[one][-2:] == [LeaseGranted(PHP, Kind.VALIDATE), LeasesScarce(PHP, False)]
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,13 @@ def _granted(notices: list[Notice]) -> list[tuple[Holder, Kind]]:
 def test_the_first_to_ask_is_the_first_to_get() -> None:
     book = _book(1, 0)
     assert book.ask(1, A, Kind.VALIDATE) == [Granted(1, A, Kind.VALIDATE)]
-    assert book.ask(2, A, Kind.VALIDATE) == book.ask(3, A, Kind.VALIDATE) == []
+    assert book.ask(2, A, Kind.VALIDATE) == [Scarcity(A, True)]
+    assert book.ask(3, A, Kind.VALIDATE) == []
     assert book.ask(3, B, Kind.VALIDATE) == [Granted(3, B, Kind.VALIDATE)]
     assert book.release(1, A, Kind.VALIDATE) == [Granted(2, A, Kind.VALIDATE)]
     assert book.ask(1, A, Kind.VALIDATE) == []
     assert book.release(2, A, Kind.VALIDATE) == [Granted(3, A, Kind.VALIDATE)]
+    assert book.release(3, A, Kind.VALIDATE) == [Granted(1, A, Kind.VALIDATE), Scarcity(A, False)]
     assert book.leased(A) == book.leased(B) == 1
 
 
@@ -45,7 +47,8 @@ def test_saves_leave_the_reserve_alone_whoever_saves() -> None:
     assert book.ask(4, A, Kind.VALIDATE) == [Granted(4, A, Kind.VALIDATE)]  # passes by
     assert book.ask(5, A, Kind.VALIDATE) == []
     assert book.lower(1, A) == []  # still open, but no save any more; and there is no other one free
-    assert book.release(4, A, Kind.VALIDATE) == [Granted(3, A, Kind.SAVE), Scarcity(A, False)]
+    assert book.release(4, A, Kind.VALIDATE) == [Granted(3, A, Kind.SAVE)]
+    assert book.release(1, A, Kind.VALIDATE) == [Granted(5, A, Kind.VALIDATE), Scarcity(A, False)]
     assert book.scarce() == []
 
 
@@ -76,7 +79,7 @@ def test_new_rules_take_nothing_away_and_give_at_once() -> None:
         book.ask(holder, A, Kind.VALIDATE)
     assert book.set_rules([A], 1, 0) == []
     assert book.release(1, A, Kind.VALIDATE) == []
-    assert book.set_rules([A], 2, 0) == [Granted(3, A, Kind.VALIDATE)]
+    assert book.set_rules([A], 2, 0) == [Granted(3, A, Kind.VALIDATE), Scarcity(A, False)]
     assert book.ask(4, B, Kind.VALIDATE) == [Granted(4, B, Kind.VALIDATE)]
 
 

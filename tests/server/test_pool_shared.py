@@ -16,7 +16,14 @@ from trio_fcgimail.config import UnixAddress, UpstreamAddress
 from trio_fcgimail.server.pool import Kind, Pool, PoolRules
 from trio_fcgimail.server.upstream import UpstreamUnavailable
 from trio_fcgimail.server.workers.budget import SharedBudget
-from trio_fcgimail.server.workers.channel import AskLease, FromDesk, LeaseGranted, LowerLease, ReleaseLease, SavesScarce
+from trio_fcgimail.server.workers.channel import (
+    AskLease,
+    FromDesk,
+    LeaseGranted,
+    LeasesScarce,
+    LowerLease,
+    ReleaseLease,
+)
 from trio_fcgimail.server.workers.desk import Desk
 
 pytestmark = pytest.mark.trio
@@ -33,10 +40,12 @@ class Child:
         self._holder = town.desk.join(self._hear)
         self._said: deque[AskLease | LowerLease | ReleaseLease] = deque()
         self._heard: deque[FromDesk] = deque()
-        self.budget = SharedBudget([str(PHP)], self)
+        self.budget = SharedBudget([str(PHP)], self, town.share)
+        self.asked = self.said = 0  # so many questions, and messages in all
         self.pool = Pool([PHP], rules, connect=town.connect, budget=self.budget)
 
     def ask(self, upstream: str, use: Kind) -> None:
+        self.asked += 1
         self._say(AskLease(upstream, use))
 
     def lower(self, upstream: str) -> None:
@@ -46,6 +55,7 @@ class Child:
         self._say(ReleaseLease(upstream, use))
 
     def _say(self, message: AskLease | LowerLease | ReleaseLease) -> None:
+        self.said += 1
         self._said.append(message)
         self._town.nursery.start_soon(self._arrive_there)
 
@@ -63,7 +73,7 @@ class Child:
             match self._heard.popleft():
                 case LeaseGranted(upstream=upstream, use=use):
                     self.budget.granted(upstream, use)
-                case SavesScarce(upstream=upstream, is_scarce=is_scarce):
+                case LeasesScarce(upstream=upstream, is_scarce=is_scarce):
                     self.budget.scarcity(upstream, is_scarce)
 
 
@@ -73,12 +83,14 @@ class Town:
 
     Attributes:
         may_answer: Unset, scripts run until it is set.
+        share: What a child may keep in stock.
     """
 
-    def __init__(self, nursery: trio.Nursery, most: int, reserve: int, chance: random.Random) -> None:
+    def __init__(self, nursery: trio.Nursery, most: int, reserve: int, chance: random.Random, share: int = 0) -> None:
         fastcgi = f"[fastcgi]\nmax_connections = {most}\nreserve_for_validate = {reserve}"
         self.desk = Desk(settings(fastcgi))
         self.nursery = nursery
+        self.share = share
         self.open = self.saves = self.most_open = self.most_saves = 0
         self.may_answer = trio.Event()
         self.may_answer.set()
@@ -114,14 +126,15 @@ class Town:
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["kept", "closed"])
 @pytest.mark.parametrize(("most", "reserve"), [(1, 0), (2, 0), (2, 1), (5, 1)])
+@pytest.mark.parametrize("share", [0, 1, 5], ids=["no-stock", "some-in-stock", "all-in-stock"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_nobody_waits_for_ever_and_nothing_is_overdrawn(
-    seed: int, most: int, reserve: int, keep_alive: bool, autojump_clock: MockClock
+    seed: int, share: int, most: int, reserve: int, keep_alive: bool, autojump_clock: MockClock
 ) -> None:
     chance = random.Random(seed)
     rules = PoolRules(max_connections=most, reserve=reserve, keep_alive=keep_alive, wait_seconds=20, connect_seconds=1)
     async with trio.open_nursery() as nursery:
-        town = Town(nursery, most, reserve, chance)
+        town = Town(nursery, most, reserve, chance, share)
         children = [Child(town, rules) for _ in range(3)]
         for child in children:
             nursery.start_soon(child.pool.run)
@@ -169,7 +182,12 @@ async def _two_children(
 def _free(desk: Desk) -> int:
     """What a child that is new could have at once."""
     granted: list[FromDesk] = []
-    holder = desk.join(granted.append)
+
+    def hear(message: FromDesk) -> None:
+        if isinstance(message, LeaseGranted):
+            granted.append(message)
+
+    holder = desk.join(hear)
     before = -1
     while before < len(granted):
         before = len(granted)
@@ -248,3 +266,23 @@ async def test_who_leaves_while_the_desk_is_asked_leaves_no_trace(
         await trio.sleep(1)
         assert await _ask(one, Kind.SAVE) < 0.1
         assert await _ask(other, Kind.SAVE) < 0.1
+
+
+async def test_what_is_in_stock_costs_no_question_until_somebody_waits(autojump_clock: MockClock) -> None:
+    rules = PoolRules(max_connections=2, reserve=0, keep_alive=False)
+    async with trio.open_nursery() as nursery:
+        town = Town(nursery, 2, 0, random.Random(1), share=2)
+        one, two = Child(town, rules), Child(town, rules)
+        for child in (one, two):
+            nursery.start_soon(child.pool.run)
+        await _ask(one, Kind.SAVE, 20)
+        asked, said = one.asked, one.said
+        assert (asked, said) == (1, 1)
+        await _ask(two, Kind.SAVE, 20)
+        assert two.asked == 1
+        async with trio.open_nursery() as clients:
+            for child in (one, two):
+                for _ in range(4):
+                    clients.start_soon(_ask, child, Kind.SAVE, 5)
+        assert town.most_open == 2
+        nursery.cancel_scope.cancel()

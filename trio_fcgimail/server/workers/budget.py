@@ -26,14 +26,17 @@ class SharedBudget:
     """The budget of one child, as its pool sees it.
 
     The right to a save outlives the save by as long as its connection: a connection that is kept and used for the next
-    save costs no question. While saves of others wait for such a right (``scarcity``), it is given back at once.
+    save costs no question. So does a lease outlive its connection, as long as this child holds no more than its share,
+    or each connection would cost three messages. While others wait (``scarcity``), what is not in use is given back.
 
     Args:
         upstreams: their addresses, in the order of the settings.
         parent: whom to ask.
+        share: leases of each upstream that may be kept in stock.
     """
 
-    def __init__(self, upstreams: Sequence[str], parent: Asking) -> None:
+    def __init__(self, upstreams: Sequence[str], parent: Asking, share: int = 0) -> None:
+        self._share = share
         self._stocks = [_Stock(upstream) for upstream in upstreams]
         self._by_name = {stock.upstream: stock for stock in self._stocks}
         self._parent = parent
@@ -107,11 +110,12 @@ class SharedBudget:
         self._told()
 
     def scarcity(self, upstream: str, is_scarce: bool) -> None:
-        """Whether the right to a save is wanted elsewhere. Upstreams of other settings are none of ours."""
+        """Whether somebody waits for a lease. Upstreams of other settings are none of ours."""
         stock = self._by_name.get(upstream)
         if stock is not None:
             stock.is_scarce = is_scarce
             if is_scarce:
+                self._give_back(stock)
                 self._lower(stock)
 
     def forsake(self, share: int) -> None:
@@ -136,7 +140,8 @@ class SharedBudget:
     def _give_back(self, stock: _Stock) -> None:
         if self._is_forsaken:
             return
-        while stock.held - stock.fresh > stock.used:
+        kept = 0 if stock.is_scarce else self._share
+        while stock.held - stock.fresh > max(stock.used, kept):
             is_save = stock.saves_held - stock.fresh_saves > stock.saves_used
             use = Kind.SAVE if is_save else Kind.VALIDATE
             stock.held -= 1

@@ -147,15 +147,15 @@ class LeaseGranted(msgspec.Struct, tag=True, frozen=True):
     use: Kind
 
 
-class SavesScarce(msgspec.Struct, tag=True, frozen=True):
-    """Whether saves wait for a connection to a FastCGI server."""
+class LeasesScarce(msgspec.Struct, tag=True, frozen=True):
+    """Whether anybody waits for a connection to a FastCGI server."""
 
     upstream: str
     is_scarce: bool
 
 
 ForDesk = Enter | Admit | Count | Left | Released | AskLease | LowerLease | ReleaseLease
-FromDesk = Verdict | LeaseGranted | SavesScarce
+FromDesk = Verdict | LeaseGranted | LeasesScarce
 ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping | FromDesk
 ToParent = Ready | Failed | Pong | ForDesk
 

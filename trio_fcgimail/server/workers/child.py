@@ -41,6 +41,7 @@ from trio_fcgimail.server.workers.channel import (
     Cut,
     Failed,
     LeaseGranted,
+    LeasesScarce,
     LowerLease,
     Ping,
     Pong,
@@ -48,7 +49,6 @@ from trio_fcgimail.server.workers.channel import (
     ReleaseLease,
     Reopen,
     Retire,
-    SavesScarce,
     Start,
     Stop,
     ToChild,
@@ -92,7 +92,8 @@ async def _serve(start: Start, channel: Channel) -> int:
     if settings.workers > 1:
         log = log.bind(worker=start.number)
     ledger = SharedLedger(channel.post)
-    budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel))
+    share = max(settings.fastcgi.max_connections // settings.workers, 1)
+    budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel), share)
     server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger, budget=budget)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
@@ -101,7 +102,6 @@ async def _serve(start: Start, channel: Channel) -> int:
         if start.uid is not None and start.gid is not None:
             become(Identity(start.uid, start.gid, start.user))
         async with trio.open_nursery() as nursery:
-            share = max(settings.fastcgi.max_connections // settings.workers, 1)
             orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
@@ -203,7 +203,7 @@ class _Orders:
                 self._ledger.hear(message)
             case LeaseGranted(upstream=upstream, use=use):
                 self._budget.granted(upstream, use)
-            case SavesScarce(upstream=upstream, is_scarce=is_scarce):
+            case LeasesScarce(upstream=upstream, is_scarce=is_scarce):
                 self._budget.scarcity(upstream, is_scarce)
             case Ping():
                 self._channel.post(Pong())

@@ -23,11 +23,11 @@ from trio_fcgimail.server.workers.channel import (
     ForDesk,
     FromDesk,
     LeaseGranted,
+    LeasesScarce,
     Left,
     LowerLease,
     Released,
     ReleaseLease,
-    SavesScarce,
     Verdict,
 )
 from trio_fcgimail.server.workers.leases import Granted, Holder, LeaseBook, LeaseError, Notice, Scarcity
@@ -83,7 +83,7 @@ class Desk:
         self._last_holder += 1
         self._clients[self._last_holder] = _Client(post)
         for notice in self._leases.scarce():
-            post(SavesScarce(notice.upstream, notice.is_scarce))
+            post(LeasesScarce(notice.upstream, notice.is_scarce))
         return self._last_holder
 
     def leave(self, holder: Holder) -> None:
@@ -168,7 +168,7 @@ class Desk:
                     self._clients[holder].post(LeaseGranted(upstream, use))
                 case Scarcity(upstream=upstream, is_scarce=is_scarce):
                     for client in self._clients.values():
-                        client.post(SavesScarce(upstream, is_scarce))
+                        client.post(LeasesScarce(upstream, is_scarce))
                 case _:
                     assert_never(notice)
 

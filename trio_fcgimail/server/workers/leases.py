@@ -38,7 +38,7 @@ class Granted:
 @final
 @dataclass(frozen=True, slots=True)
 class Scarcity:
-    """All children are to know whether saves wait for an upstream: then nobody keeps the right to one in stock."""
+    """All children are to know whether any of them waits for an upstream: then nobody keeps a lease in stock."""
 
     upstream: str
     is_scarce: bool
@@ -164,7 +164,7 @@ class _Line:
             del self.waiting[holder, use]
             self.held[holder, use] += 1
             notices.append(Granted(holder, self.upstream, use))
-        is_scarce = any(use is Kind.SAVE for _, use in self.waiting)
+        is_scarce = bool(self.waiting)
         if is_scarce is not self.is_scarce:
             self.is_scarce = is_scarce
             notices.append(Scarcity(self.upstream, is_scarce))
