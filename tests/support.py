@@ -323,6 +323,7 @@ class House:
         )
         self._nursery = nursery
         nursery.start_soon(self.gateway.scripts.run)
+        nursery.start_soon(self.gateway.alarms.run)
 
     def session(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_never, final
+from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import (
     SMTP,
@@ -57,6 +57,9 @@ class WithKeyword(Enum):
     UTF8LMTPA = "UTF8LMTPA"
     UTF8LMTPS = "UTF8LMTPS"
     UTF8LMTPSA = "UTF8LMTPSA"
+
+
+_KEYWORDS: Final = {keyword.value: keyword for keyword in WithKeyword}
 
 
 @final
@@ -162,7 +165,7 @@ class Envelope:
                 assert_never(word)
         encrypted = "" if self.session.tls is None else "S"
         authenticated = "" if self.session.auth_user is None else "A"
-        return WithKeyword(protocol + encrypted + authenticated)
+        return _KEYWORDS[protocol + encrypted + authenticated]
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

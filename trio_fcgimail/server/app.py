@@ -5,6 +5,7 @@ The tree::
     Server.run
     └── ending (nursery)                 left when the last session is over
         ├── Pool.run                     ends idle FastCGI connections; a task for each probe of an ejected upstream
+        ├── Alarms.run                   rings when a client has taken too long
         ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
         └── connections (nursery)        one task for each session
             ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
@@ -207,6 +208,7 @@ class Server:
         with accept_problems_to(self._log):
             async with trio.open_nursery() as ending:
                 ending.start_soon(self._gateway.scripts.run)
+                ending.start_soon(self._gateway.alarms.run)
                 async with trio.open_nursery() as connections:
                     await self._accept(ways, connections, at_stop)
                     ending.start_soon(self._cut_in_time)

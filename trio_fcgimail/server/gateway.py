@@ -11,6 +11,7 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.alarms import Alarms
 from trio_fcgimail.server.handshakes import Handshakes
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
@@ -52,6 +53,7 @@ class Gateway:
     Args:
         ledger: the accounts behind the limits that hold over all connections.
         hits: how often any limit was hit.
+        alarms: the deadlines of the sessions; to be run as long as any session is.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
         handshakes: those of TLS that are under way; of clients that are turned away there are few enough.
@@ -68,3 +70,4 @@ class Gateway:
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
     handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))
+    alarms: Alarms = field(default_factory=Alarms)

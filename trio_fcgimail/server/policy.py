@@ -78,6 +78,8 @@ class Policy:
         if refusal is not None:
             self._log.info("sender refused", mail_from=envelope.sender, reply=refusal.text)
             return refusal
+        if not self._scripts.has(Stage.MAIL):
+            return catalogue.SENDER_OK
         asking = self._scripts.mail(envelope)
         return await self._ask(Stage.MAIL, asking, queue_id=envelope.queue_id, mail_from=envelope.sender)
 

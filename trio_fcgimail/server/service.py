@@ -20,7 +20,8 @@ from trio_fcgimail.config import ListenAddress, LogSettings, Settings
 from trio_fcgimail.server.app import Ending, Server, Way
 from trio_fcgimail.server.events import Events, LogsReopened, Reloaded, ReloadFailed, Started, Stopping
 from trio_fcgimail.server.listeners import StartError, bound_address, close_listener, open_listeners
-from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.log import LogObserver, make_log
+from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.pool import CommonBudget
 from trio_fcgimail.server.processors import ProcessorSource
 

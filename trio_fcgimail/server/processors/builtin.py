@@ -146,6 +146,8 @@ class Compressor(Processor):
 class FastCgi(Processor):
     """Hands recipients and mails to the scripts; docs/scripts.md."""
 
+    keeps_time = True
+
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts
 

@@ -28,7 +28,8 @@ from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.entrance import Entrance, open_entrance
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import StartError
-from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.log import LogObserver, make_log
+from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.tlsnames import be_quiet_about_names
 from trio_fcgimail.server.workers.budget import SharedBudget
