@@ -31,7 +31,7 @@ import trio
 from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
@@ -40,9 +40,11 @@ from trio_fcgimail.server.listeners import (
     accept_problems_to,
     bound_address,
     close_listener,
+    connection_caps,
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.logfiles import logging_to
 from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
@@ -67,6 +69,10 @@ def _new_queue_id() -> str:
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
         remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+
+
+def _own_ledger(settings: Settings) -> LocalLedger:
+    return LocalLedger(settings.limits, caps=connection_caps(settings.listeners))
 
 
 def _now() -> datetime:
@@ -116,7 +122,7 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
+            ledger=_own_ledger(settings) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,
@@ -190,7 +196,7 @@ class Server:
 
     def open_entrances(self) -> list[Entrance]:
         """What the listeners need from the disk, in their order. Raises ListenError."""
-        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
+        return open_entrances(self._settings)
 
     def ready(self) -> AbstractAsyncContextManager[None]:
         """Set the processors up, and tear them down behind it; :meth:`serve` within. Raises ChainError."""
@@ -232,6 +238,10 @@ class Server:
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
+        with logging_to(entrance.settings.log_file):
+            await self._let_in_and_serve(entrance, stream)
+
+    async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)

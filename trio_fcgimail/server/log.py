@@ -13,7 +13,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, assert_never, final
+from typing import Final, Protocol, assert_never, final
 
 import structlog
 import structlog.typing
@@ -69,6 +69,10 @@ class LogFile:
     def has_reader(self) -> bool:
         """Whether a person reads along, so that colours help."""
         return self._stream.isatty()
+
+    def tell_losses(self, told: Callable[[int], None]) -> None:
+        """Set ``on_loss``."""
+        self.on_loss = told
 
     def line(self, text: str) -> None:
         """Have one line written."""
@@ -139,13 +143,25 @@ class LogFile:
             old.close()
 
 
-def make_log(settings: LogSettings, file: LogFile) -> structlog.typing.FilteringBoundLogger:
+class LogTarget(Protocol):
+    """Where the lines of a logger go: one file, or several that each have their own."""
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether a person reads along, so that colours help."""
+        ...
+
+    def tell_losses(self, told: Callable[[int], None]) -> None:
+        """Have somebody told how many lines were lost."""
+
+
+def make_log(settings: LogSettings, file: LogTarget) -> structlog.typing.FilteringBoundLogger:
     """A logger that writes to ``file`` as the settings say. Nothing global is touched."""
     match settings.format:
         case LogFormat.JSON:
             renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
         case LogFormat.CONSOLE:
-            renderer = structlog.dev.ConsoleRenderer(colors=file.has_reader, pad_event_to=24, sort_keys=False)
+            renderer = _console(file)
         case _:
             assert_never(settings.format)
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
@@ -159,8 +175,20 @@ def make_log(settings: LogSettings, file: LogFile) -> structlog.typing.Filtering
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
     )
-    file.on_loss = lambda lines: log.warning("log lines lost", lines=lines)
+    file.tell_losses(lambda lines: log.warning("log lines lost", lines=lines))
     return log
+
+
+def _console(file: LogTarget) -> structlog.typing.Processor:
+    """Lines for a terminal, or for a file that one may be a listener's and the other not."""
+    plain, coloured = (
+        structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=24, sort_keys=False) for colours in (False, True)
+    )
+
+    def render(logger: object, name: str, event: EventDict) -> str:
+        return (coloured if file.has_reader else plain)(logger, name, event)
+
+    return render
 
 
 def _explain_exception(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -113,7 +113,8 @@ class Scripts:
         script = self._paths[stage]
         if script is None:
             return _NO_SCRIPT[stage]
-        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=session.peer.ip)
+        hostname = session.hostname or self._hostname
+        parameters = get_parameters(script, fields, hostname=hostname, remote_ip=session.peer.ip)
         answer = await self._ask(stage, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
@@ -125,7 +126,8 @@ class Scripts:
         if script is None:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
-        parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
+        hostname = session.hostname or self._hostname
+        parameters = post_parameters(script, len(form), hostname=hostname, remote_ip=session.peer.ip)
         body = Body(len(form), partial(_one_piece, form))
         password = credentials.password
         answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
@@ -147,7 +149,7 @@ class Scripts:
         parameters = post_parameters(
             script,
             body.octets,
-            hostname=self._hostname,
+            hostname=envelope.session.hostname or self._hostname,
             remote_ip=envelope.session.peer.ip,
             fields=asked.query,
             content_type=asked.content_type,

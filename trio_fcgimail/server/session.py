@@ -88,8 +88,11 @@ class Session:
             self._log = self._log.bind(via=visitor.via.ip or "unix")
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
-        self._outlet = Outlet(stream, self._limits.idle_seconds)
-        self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
+        self._idle_seconds = entrance.settings.idle_seconds or self._limits.idle_seconds
+        self._outlet = Outlet(stream, self._idle_seconds)
+        self._facts = SessionFacts(
+            visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls, hostname=entrance.options.hostname
+        )
         self._claim = Claim()
         self._draft: EnvelopeDraft | None = None  # of the transaction under way
         self._message: IncomingMessage | None = None
@@ -313,7 +316,10 @@ class Session:
         self._outlet.use(self._stream)
         self._forget_mail()
         self._claim = Claim()
-        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=self._visitor.tls or tls)
+        facts = self._facts
+        self._facts = SessionFacts(
+            facts.peer, dialect=facts.dialect, tls=self._visitor.tls or tls, hostname=facts.hostname
+        )
 
     async def _authenticate(self, event: smtp.Authenticate) -> None:
         reply = await self._policy.login(self._facts, event.credentials)
@@ -366,7 +372,7 @@ class Session:
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         if settings.chain.trace_header:
-            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+            trace = received_header(envelope, hostname=self._facts.hostname, now=self._gateway.now())
             await self._spool(message.add_trace(trace))
         self._outlet.say(self._conn.accept(event))
 
@@ -470,7 +476,7 @@ class Session:
                     self._pace = None  # that of a chunk which nobody wanted
                 now = trio.current_time()
                 if self._command_due is None:
-                    self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
+                    self._command_due = now + self._idle_seconds  # for all of it, however it trickles in
                 await self._receive_within(max(self._command_due - now, 0), Limit.IDLE_SECONDS)
             case smtp.Waiting.ANSWER | smtp.Waiting.HANDSHAKE | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
