@@ -96,6 +96,16 @@ class LogFile:
         if isinstance(self._target, Path):
             self._order(partial(self._change_to, self._open()))
 
+    def change_to(self, target: Path | LogStream) -> None:
+        """Write elsewhere from here on. Raises OSError when that cannot be opened; then nothing changes."""
+        before, self._target = self._target, target
+        try:
+            stream = self._open()
+        except OSError:
+            self._target = before
+            raise
+        self._order(partial(self._change_to, stream))
+
     def close(self) -> None:
         """Write what waits, if that can be done soon, and close the file; standard error and output stay open."""
         atexit.unregister(self.close)
@@ -157,29 +167,50 @@ class LogTarget(Protocol):
 
 def make_log(settings: LogSettings, file: LogTarget) -> structlog.typing.FilteringBoundLogger:
     """A logger that writes to ``file`` as the settings say. Nothing global is touched."""
-    match settings.format:
-        case LogFormat.JSON:
-            renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
-        case LogFormat.CONSOLE:
-            renderer = _console(file)
-        case _:
-            assert_never(settings.format)
+    return _make_log(lambda: settings, settings.level, file)
+
+
+def make_changing_log(current: Callable[[], LogSettings], file: LogTarget) -> structlog.typing.FilteringBoundLogger:
+    """The same for settings that may change: they are asked for at each line."""
+    return _make_log(current, LogLevel.DEBUG, file)
+
+
+def _make_log(
+    current: Callable[[], LogSettings], least: LogLevel, file: LogTarget
+) -> structlog.typing.FilteringBoundLogger:
+    def drop_what_is_not_wanted(_logger: object, _method: str, event: EventDict) -> EventDict:
+        if _LEVELS[LogLevel(event["level"])] < _LEVELS[current().level]:
+            raise structlog.DropEvent
+        return event
+
+    json, console = structlog.processors.JSONRenderer(ensure_ascii=False), _console(file)
+
+    def render(logger: object, method: str, event: EventDict) -> str | bytes:
+        match current().format:
+            case LogFormat.JSON:
+                return json(logger, method, event)
+            case LogFormat.CONSOLE:
+                return console(logger, method, event)
+            case log_format:
+                assert_never(log_format)
+
     log: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         file,
         processors=[
             structlog.processors.add_log_level,
+            drop_what_is_not_wanted,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _explain_exception,
             _clean_values,
-            renderer,
+            render,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[least]),
     )
     file.tell_losses(lambda lines: log.warning("log lines lost", lines=lines))
     return log
 
 
-def _console(file: LogTarget) -> structlog.typing.Processor:
+def _console(file: LogTarget) -> Callable[[object, str, EventDict], str]:
     """Lines for a terminal, or for a file that one may be a listener's and the other not."""
     plain, coloured = (
         structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=24, sort_keys=False) for colours in (False, True)
