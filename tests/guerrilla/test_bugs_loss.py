@@ -241,7 +241,7 @@ async def test_bug_10_compressor_leaves_the_mail_whole(journal: Journal, tmp_pat
         body = house.mails[0].fields["body"]
         assert body.endswith(MAIL.decode().replace("\r\n", "\n"))
         (path,) = (tmp_path / "maildirs/b/new").iterdir()
-        assert path.read_text().replace("\r\n", "\n") == body
+        assert path.read_bytes().decode() == body
 
 
 @pytest.mark.parametrize("name", ["SQL", "Redis", "GuerrillaRedisDB", "mysql", "GuerrillaDbRedis"])
