@@ -48,6 +48,7 @@ class LogFile:
         self.on_loss: Callable[[int], None] = lambda _lines: None
         self._target = target
         self._stream = self._open()
+        self._has_reader = self._stream.isatty()  # kept, as the thread may close the stream at any time
         self._owed = b""  # the end of a line of which only a part could be written
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class LogFile:
     @property
     def has_reader(self) -> bool:
         """Whether a person reads along, so that colours help."""
-        return self._stream.isatty()
+        return self._has_reader
 
     def tell_losses(self, told: Callable[[int], None]) -> None:
         """Set ``on_loss``."""
@@ -149,6 +150,7 @@ class LogFile:
 
     def _change_to(self, stream: FileIO) -> None:
         old, self._stream, self._owed = self._stream, stream, b""
+        self._has_reader = stream.isatty()
         with suppress(OSError):
             old.close()
 
