@@ -27,6 +27,8 @@ CONTRACT = {
     "listeners.tls": '"none"',
     "listeners.certificate": '"/etc/ssl/mx.pem"',
     "listeners.private_key": '"/etc/ssl/mx.key"',
+    "listeners.certificates.certificate": '"/etc/ssl/mx2.pem"',
+    "listeners.certificates.private_key": '"/etc/ssl/mx2.key"',
     "listeners.extensions": '"all"',
     "listeners.proxy_protocol_from": '["10.0.0.0/8"]',
     "listeners.xclient_from": "[]",
@@ -115,12 +117,18 @@ _BESIDE = {
     "client_ca": f'{_WITH_TLS}client_certificates = "optional"\n',
     "certificate": 'tls = "starttls"\n',
     "private_key": _WITH_TLS,
+    "certificates.certificate": _WITH_TLS,
+    "certificates.private_key": _WITH_TLS,
 }
 
 
 def _toml(key: str, value: str, beside: str = "") -> str:
     """Write one key as a document; a listener is a unix socket, so that mode and group apply."""
     section, _, name = key.rpartition(".")
+    if section == "listeners.certificates":
+        pair = "" if name == "certificate" else 'certificate = "/c"\n'
+        address = 'address = "unix:/run/mail.sock"\n'
+        return f"[[listeners]]\n{address}{beside or _WITH_TLS}[[listeners.certificates]]\n{pair}{name} = {value}"
     if section == "listeners":
         address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
         return f"[[listeners]]\n{address}{beside}{name} = {value}"
@@ -159,13 +167,15 @@ def test_documented_default_is_what_an_absent_key_means(key: str, kind: str, def
 
 
 def _absent(key: str) -> str:
+    if key.startswith("listeners.certificates."):
+        return _toml("listeners.certificates.certificate", '"/c"')
     return '[[listeners]]\naddress = "unix:/run/mail.sock"' if key.startswith("listeners.") else ""
 
 
 _EXAMPLES = re.findall(r"```toml\n(.*?)```", _DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("example", _EXAMPLES, ids=["smallest", "tls-and-auth"])
+@pytest.mark.parametrize("example", _EXAMPLES, ids=["smallest", "tls-and-auth", "certificates-by-name"])
 def test_example_in_the_documentation_is_taken(example: str) -> None:
     assert error_lines(example) == []
 

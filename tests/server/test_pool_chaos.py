@@ -3,6 +3,7 @@
 The responder is our own core; each connection, and each request on it, meets a fault by the dice. Time is a test clock.
 """
 
+import os
 import random
 from collections import Counter
 from contextlib import suppress
@@ -22,6 +23,8 @@ from trio_fcgimail.server.upstream import UpstreamUnavailable
 
 pytestmark = pytest.mark.trio
 
+#: For a longer run: FCGIMAIL_CHAOS_SEEDS=1250 are 5,000 towns full of trouble.
+SEEDS: Final = int(os.environ.get("FCGIMAIL_CHAOS_SEEDS", "4"))
 CLIENTS: Final = 6
 MAILS: Final = 8
 STORED: Final = b"250 2.0.0 OK: queued as "
@@ -187,7 +190,7 @@ async def _send_mails(client: Dialogue, number: int, stored: set[str], dice: ran
 
 @pytest.mark.parametrize("clean_eof", [True, False], ids=["php-fpm", "others"])
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["kept", "not-kept"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_faults_at_random(
     seed: int, keep_alive: bool, clean_eof: bool, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
 ) -> None:

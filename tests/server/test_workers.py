@@ -321,7 +321,7 @@ def test_who_was_connected_at_a_reload_has_one_transaction_more(store: Store, fo
 
 
 def test_at_a_reload_who_stays_too_long_is_cut_and_the_exit_code_does_not_tell(store: Store, folder: Path) -> None:
-    write_configuration(folder, _file(store, "drain_seconds = 0.2"))
+    write_configuration(folder, _file(store, "drain_seconds = 1"))
     with ServerProcess("serve", folder=folder) as server:
         with greeted(server.port) as client:
             _reload(server)

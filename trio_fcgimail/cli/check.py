@@ -17,7 +17,7 @@ import rich.text
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.cli.certificate import check_certificate
+from trio_fcgimail.cli.certificate import check_tls
 from trio_fcgimail.cli.chaincheck import check_chains
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.finding import Finding, State
@@ -64,10 +64,7 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
     findings += map(_warned, configuration.warnings)
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
-        if listener.certificate is not None:
-            key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
-            hostname = listener.hostname or settings.hostname
-            findings.append(check_certificate(key, *files, hostname, datetime.now(UTC)))
+        findings += check_tls(f"listeners[{number}]", listener, settings, datetime.now(UTC))
         if listener.log_file is not None:
             findings.append(_check_log(f"listeners[{number}].log_file", listener.log_file))
     findings += [_check_descriptors(settings), _check_log("log.file", settings.log.file), _check_spool(settings)]

@@ -5,7 +5,16 @@ from trio_fcgimail.mail.delivery import delivery_header, recipient_hash
 from trio_fcgimail.mail.digest import MailDigest
 from trio_fcgimail.mail.domains import comparable_domain
 from trio_fcgimail.mail.draft import EnvelopeDraft
-from trio_fcgimail.mail.envelope import DsnWish, Envelope, Peer, Session, TlsFacts, WithKeyword, new_queue_id
+from trio_fcgimail.mail.envelope import (
+    ClientCertificate,
+    DsnWish,
+    Envelope,
+    Peer,
+    Session,
+    TlsFacts,
+    WithKeyword,
+    new_queue_id,
+)
 from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_header
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
@@ -55,6 +64,7 @@ __all__ = [
     "BodyKind",
     "BodyLines",
     "BodyMeter",
+    "ClientCertificate",
     "DsnWish",
     "Envelope",
     "EnvelopeDraft",

@@ -61,11 +61,30 @@ class WithKeyword(Enum):
 
 @final
 @dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a client has proved by TLS to be.
+
+    Args:
+        subject: as RFC 4514 writes it; empty when there is none, or one that is too long to be shown.
+        sha256: the fingerprint, in lower-case hex; empty when a proxy in front took the certificate.
+    """
+
+    subject: str
+    sha256: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class TlsFacts:
-    """How a connection is encrypted, in OpenSSL's words: ``TLSv1.3``, ``TLS_AES_256_GCM_SHA384``."""
+    """How a connection is encrypted, in OpenSSL's words: ``TLSv1.3``, ``TLS_AES_256_GCM_SHA384``.
+
+    Args:
+        client: None when it has shown no certificate that was verified.
+    """
 
     protocol: str
     cipher: str
+    client: ClientCertificate | None = None
 
 
 @final

@@ -123,6 +123,8 @@ def _session(session: Session, stage: str) -> list[Field]:
     ]
     if session.tls is not None:
         fields += [("tls_protocol", session.tls.protocol), ("tls_cipher", session.tls.cipher)]
+        if (client := session.tls.client) is not None:
+            fields += [("tls_client_sha256", client.sha256), ("tls_client_subject", client.subject)]
     if session.auth_user is not None:
         fields.append(("auth_user", session.auth_user))
     return fields

@@ -34,6 +34,7 @@ from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
+from trio_fcgimail.server.handshakes import Handshakes, most_handshakes
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import (
@@ -127,6 +128,7 @@ class Server:
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
+            handshakes=Handshakes(most_handshakes(settings)),
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)

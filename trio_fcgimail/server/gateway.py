@@ -11,6 +11,7 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.handshakes import Handshakes
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
 from trio_fcgimail.server.processors import Chain
@@ -53,6 +54,7 @@ class Gateway:
         hits: how often any limit was hit.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
+        handshakes: those of TLS that are under way; of clients that are turned away there are few enough.
     """
 
     settings: Settings
@@ -65,3 +67,4 @@ class Gateway:
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
+    handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))

@@ -122,6 +122,10 @@ class Accounts:
         metered = self._meters.get(rate)
         return None if metered is None or metered[1].takes(network, self._clock()) else rate.value
 
+    def remembered(self) -> int:
+        """How many networks there are accounts of; it has a bound, however many there are in the world."""
+        return len(self._connections_of) + sum(len(meter) for _, meter in self._meters.values())
+
 
 @final
 class LocalLedger:

@@ -230,6 +230,7 @@ def _pool(
         max_connections=fastcgi.max_connections,
         reserve=fastcgi.reserve_for_validate,
         keep_alive=fastcgi.keep_alive,
+        is_known_to_keep=fastcgi.clean_eof_means_unexecuted,
         wait_seconds=fastcgi.wait_seconds,
         connect_seconds=fastcgi.connect_seconds,
     )

@@ -7,7 +7,7 @@ how long. Every wait has a deadline that is named in the settings.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Final, assert_never, final
@@ -37,7 +37,7 @@ from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
 from trio_fcgimail.server.spool import SpoolFullError
-from trio_fcgimail.server.tls import HandshakeError, start_tls
+from trio_fcgimail.server.tls import HandshakeError, HandshakeTimeoutError, start_tls
 from trio_fcgimail.server.visitor import Claim, Visitor, closing, introduced, log_introduction, options_for
 from trio_fcgimail.smtp import Reply, catalogue
 
@@ -152,7 +152,7 @@ class Session:
                 await self._start_tls()
             await self._converse()
         except HandshakeError as exc:
-            if isinstance(exc.__cause__, trio.TooSlowError):
+            if isinstance(exc, HandshakeTimeoutError):
                 self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
@@ -312,7 +312,9 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
-        self._stream, tls = await start_tls(self._transport, context, seconds=self._limits.tls_handshake_seconds)
+        seconds = self._limits.tls_handshake_seconds
+        with self._gateway.handshakes.one_more() if self._refusal is None else nullcontext(trio.CancelScope()) as scope:
+            self._stream, tls = await start_tls(self._transport, context, seconds=seconds, scope=scope)
         self._outlet.use(self._stream)
         self._forget_mail()
         self._claim = Claim()

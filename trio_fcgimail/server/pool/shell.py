@@ -27,6 +27,7 @@ from trio_fcgimail.server.pool.model import (
     Hand,
     Kind,
     Link,
+    Look,
     Open,
     Outcome,
     PoolRules,
@@ -290,6 +291,9 @@ class Pool:
                     todo.extend(self._planner.closed(trio.current_time(), link))
                 case Probe(upstream=upstream):
                     self._probes.append(upstream)
+                case Look(link=link):
+                    is_open = not has_input(self._streams[link])
+                    todo.extend(self._planner.looked(trio.current_time(), link, is_open=is_open))
                 case Tell() as news:
                     self._tell(news)
                 case action:
@@ -331,6 +335,8 @@ class Pool:
                 self._log.warning("connection limit lowered", upstream=address, limit=news.limit)
             case Event.LIMIT_RAISED:
                 self._log.info("connection limit raised", upstream=address, limit=news.limit)
+            case Event.NOT_KEPT:
+                self._log.info("upstream keeps no connections", upstream=address)
             case event:
                 assert_never(event)
 

@@ -31,6 +31,7 @@ from trio_fcgimail.server.listeners import StartError
 from trio_fcgimail.server.log import LogObserver, make_log
 from trio_fcgimail.server.logfiles import LogFiles, open_logs
 from trio_fcgimail.server.pool import Kind
+from trio_fcgimail.server.tlsnames import be_quiet_about_names
 from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.certificates import files_in_memory
 from trio_fcgimail.server.workers.channel import (
@@ -65,6 +66,7 @@ def main() -> None:
     """Run as a process: the first argument is the file descriptor of our end of the socket pair."""
     for number in _LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    be_quiet_about_names()
     sys.exit(trio.run(_main, int(sys.argv[1])))
 
 
