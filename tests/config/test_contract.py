@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from tests.config.support import document_with, error_lines, read
 from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
-from trio_fcgimail.config.notyet import UNSERVED
 
 # Every key that is promised, now or for later, with a value that it will take one day.
 CONTRACT = {
@@ -107,7 +106,6 @@ CONTRACT = {
 
 # Those whose value in the example this version refuses.
 NOT_YET = {
-    *UNSERVED,
     "status.address",
 }
 

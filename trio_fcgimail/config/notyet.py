@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["NOT_YET", "UNSERVED", "NotYet"]
+__all__ = ["NOT_YET", "NotYet"]
 
 
 @final
@@ -39,14 +39,3 @@ def _text(taken: str, feature: str) -> str:
 _ROWS: Final = (_off("status.address", "", '""', "the status page"),)
 
 NOT_YET: Final = {row.key: row for row in _ROWS}
-
-# What the settings hold already and the server does nothing with. Whoever teaches it to takes the row out.
-
-_UNSERVED_ROWS: Final = (
-    _off("listeners.hostname", "", '""', "a name for each listener"),
-    _off("listeners.idle_seconds", 0, "0", "limits of one listener"),
-    _off("listeners.connections", 0, "0", "limits of one listener"),
-    _off("listeners.log_file", "", '""', "a log for each listener"),
-)
-
-UNSERVED: Final = {row.key: row for row in _UNSERVED_ROWS}

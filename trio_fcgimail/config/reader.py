@@ -12,14 +12,14 @@ from trio_fcgimail.config.crosschecks import Checks
 from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.networks import PeerList
-from trio_fcgimail.config.notyet import NOT_YET, UNSERVED, NotYet
+from trio_fcgimail.config.notyet import NOT_YET, NotYet
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["known_keys", "model_document", "read_document"]
+__all__ = ["known_keys", "read_document"]
 
 _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longer
 
@@ -64,20 +64,7 @@ def read_document(document: Mapping[str, object], *, file: str, default_hostname
     Raises:
         ConfigErrors: with every fault of the document, and with every setting that this version cannot serve yet.
     """
-    return _read(document, file, default_hostname, {**NOT_YET, **UNSERVED})
-
-
-def model_document(document: Mapping[str, object], *, file: str, default_hostname: str) -> Settings:
-    """Do the same for a document that is only looked at: nothing is refused because it cannot be served yet.
-
-    Raises:
-        ConfigErrors: with every fault of the document.
-    """
-    return _read(document, file, default_hostname, NOT_YET)
-
-
-def _read(document: Mapping[str, object], file: str, default_hostname: str, later: Mapping[str, NotYet]) -> Settings:
-    reader = _Reader(Problems(file), later)
+    reader = _Reader(Problems(file), NOT_YET)
     settings = reader.table(Settings, {"hostname": default_hostname, **_with_reserve(document)}, _Place())
     reader.cross_check()
     if settings is None or reader.problems.count:

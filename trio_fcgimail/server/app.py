@@ -32,16 +32,18 @@ import trio
 from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.handshakes import Handshakes, most_handshakes
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.listenerlogs import logging_to
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
     bound_address,
     close_listener,
+    connection_caps,
     open_listeners,
     remove_socket_file,
 )
@@ -69,6 +71,10 @@ def _new_queue_id() -> str:
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
         remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+
+
+def _own_ledger(settings: Settings) -> LocalLedger:
+    return LocalLedger(settings.limits, caps=connection_caps(settings.listeners))
 
 
 def _now() -> datetime:
@@ -118,7 +124,7 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
+            ledger=_own_ledger(settings) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,
@@ -193,7 +199,7 @@ class Server:
 
     def open_entrances(self) -> list[Entrance]:
         """What the listeners need from the disk, in their order. Raises ListenError."""
-        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
+        return open_entrances(self._settings)
 
     def ready(self) -> AbstractAsyncContextManager[None]:
         """Set the processors up, and tear them down behind it; :meth:`serve` within. Raises ChainError."""
@@ -236,6 +242,10 @@ class Server:
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
+        with logging_to(entrance.settings.log_file):
+            await self._let_in_and_serve(entrance, stream)
+
+    async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)

@@ -75,7 +75,7 @@ class Doorman:
 
     async def _judge(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, place: Place) -> Session | None:
         visitor: Visitor | None = None
-        refusal = self._closed(entrance) or await place.enter()
+        refusal = self._closed(entrance) or await place.enter(entrance.cap_name)
         if refusal is None:
             visitor = await self._introduce(stream, peer, entrance)
             is_trusted = visitor.is_on(entrance.settings.xclient_from)  # and speaks for others, by whom we count

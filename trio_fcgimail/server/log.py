@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import Final, assert_never, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol, assert_never, final
 
 import structlog
 import structlog.typing
@@ -13,7 +13,6 @@ import structlog.typing
 from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
 from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, clean, clean_ends, is_clean
 from trio_fcgimail.server.gateway import MailReport
-from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.logline import EVENT_COLUMNS, EventDict, Stamp, plain_line
 
 MAX_VALUE_CHARACTERS: Final = 2000
@@ -22,24 +21,61 @@ _LONG_VALUES: Final = {"stderr": MAX_STDERR_OCTETS, "traceback": MAX_TRACEBACK_C
 _LEVELS: Final = {LogLevel.DEBUG: 10, LogLevel.INFO: 20, LogLevel.WARNING: 30, LogLevel.ERROR: 40}
 
 
-def make_log(settings: LogSettings, file: LogFile) -> structlog.typing.FilteringBoundLogger:
+class LogTarget(Protocol):
+    """Where the lines of a logger go: one file, or several that each have their own."""
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether a person reads along, so that colours help."""
+        ...
+
+    def tell_losses(self, told: Callable[[int], None]) -> None:
+        """Have somebody told how many lines were lost."""
+
+
+def make_log(settings: LogSettings, file: LogTarget) -> structlog.typing.FilteringBoundLogger:
     """A logger that writes to ``file`` as the settings say. Nothing global is touched."""
-    match settings.format:
-        case LogFormat.JSON:
-            renderer: structlog.typing.Processor = structlog.processors.JSONRenderer(ensure_ascii=False)
-        case LogFormat.CONSOLE if file.has_reader:
-            renderer = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=EVENT_COLUMNS, sort_keys=False)
-        case LogFormat.CONSOLE:
-            renderer = plain_line
-        case _:
-            assert_never(settings.format)
+    return _make_log(lambda: settings, settings.level, file)
+
+
+def make_changing_log(current: Callable[[], LogSettings], file: LogTarget) -> structlog.typing.FilteringBoundLogger:
+    """The same for settings that may change: they are asked for at each line."""
+
+    def drop_what_is_not_wanted(_logger: object, method: str, event: EventDict) -> EventDict:
+        if _LEVELS[LogLevel(method)] < _LEVELS[current().level]:
+            raise structlog.DropEvent
+        return event
+
+    return _make_log(current, LogLevel.DEBUG, file, [drop_what_is_not_wanted])
+
+
+def _make_log(
+    current: Callable[[], LogSettings],
+    least: LogLevel,
+    file: LogTarget,
+    first: Sequence[structlog.typing.Processor] = (),
+) -> structlog.typing.FilteringBoundLogger:
+    json = structlog.processors.JSONRenderer(ensure_ascii=False)
+    coloured = structlog.dev.ConsoleRenderer(colors=True, pad_event_to=EVENT_COLUMNS, sort_keys=False)
+
+    def render(logger: object, method: str, event: EventDict) -> str | bytes:
+        match current().format:
+            case LogFormat.JSON:
+                return json(logger, method, event)
+            case LogFormat.CONSOLE if file.has_reader:
+                return coloured(logger, method, event)
+            case LogFormat.CONSOLE:
+                return plain_line(logger, method, event)
+            case log_format:
+                assert_never(log_format)
+
     lazy: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         file,
-        processors=[Stamp(), _explain_exception, _clean_values, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        processors=[*first, Stamp(), _explain_exception, _clean_values, render],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[least]),
     )
     log = lazy.bind()  # once and for all: the lazy one would make itself anew for each line
-    file.on_loss = lambda lines: log.warning("log lines lost", lines=lines)
+    file.tell_losses(lambda lines: log.warning("log lines lost", lines=lines))
     return log
 
 

@@ -120,7 +120,7 @@ class Scripts:
         if script is None:
             return _NO_SCRIPT[stage]
         parameters = script.parameters(session, fields)
-        answer = await self._ask(script, queue_id, parameters, None, self._scripts.validate_seconds)
+        answer = await self._ask(script, session, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
         return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
@@ -134,7 +134,8 @@ class Scripts:
         parameters = [*script.parameters(session), *body_parameters(FORM_TYPE, len(form))]
         body = Body(len(form), partial(_one_piece, form), form)
         password = credentials.password
-        answer = await self._ask(script, "", parameters, body, self._scripts.validate_seconds, hidden=password)
+        seconds = self._scripts.validate_seconds
+        answer = await self._ask(script, session, "", parameters, body, seconds, hidden=password)
         if isinstance(answer, Verdict):
             return answer
         return judge_login(answer, password)
@@ -156,7 +157,7 @@ class Scripts:
             *asked.parameters,
         ]
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
-        answer = await self._ask(script, queue_id, parameters, body, self._scripts.save_seconds)
+        answer = await self._ask(script, envelope.session, queue_id, parameters, body, self._scripts.save_seconds)
         if isinstance(answer, Verdict):
             return (answer,) * owed
         return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
@@ -164,6 +165,7 @@ class Scripts:
     async def _ask(
         self,
         script: _Script,
+        session: Session,
         queue_id: str,
         parameters: list[Parameter],
         body: Body | None,
@@ -172,8 +174,9 @@ class Scripts:
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
         stage = script.stage
+        constant = script.constant(session.hostname)
         try:
-            answer = await self._pool.request(script.kind, parameters, body, seconds=seconds, constant=script.constant)
+            answer = await self._pool.request(script.kind, parameters, body, seconds=seconds, constant=constant)
         except UpstreamError as exc:
             self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
             return failed(_explain(exc, hidden), stage)
@@ -211,21 +214,28 @@ class _Script:
 
     Attributes:
         kind: of its requests.
-        constant: Their parameters, but for those of each request.
     """
 
-    __slots__ = ("_is_remote_hidden", "_path", "constant", "kind", "stage")
+    __slots__ = ("_constants", "_hostname", "_is_remote_hidden", "_path", "_software", "kind", "stage")
 
     def __init__(self, stage: Stage, path: str, settings: Settings) -> None:
         self.stage: Final = stage
         self.kind: Final = _KINDS.get(stage, Kind.POLICY)
         self._path = path
         self._is_remote_hidden = settings.scripts.remote_addr is RemoteAddr.LOOPBACK
-        method = "POST" if stage in _POSTED else "GET"
-        constant = dict(constant_parameters(path, method, hostname=settings.hostname))
-        if settings.scripts.server_software is not None:
-            constant[b"SERVER_SOFTWARE"] = settings.scripts.server_software.encode()
-        self.constant: Final = ConstantParams(tuple(constant.items()))
+        self._hostname = settings.hostname
+        self._software = settings.scripts.server_software
+        self._constants: dict[str, ConstantParams] = {}  # as many as listeners have names
+
+    def constant(self, hostname: str) -> ConstantParams:
+        """The parameters of all its requests from listeners of that name; empty for the name of the server."""
+        if (found := self._constants.get(hostname)) is None:
+            method = "POST" if self.stage in _POSTED else "GET"
+            constant = dict(constant_parameters(self._path, method, hostname=hostname or self._hostname))
+            if self._software is not None:
+                constant[b"SERVER_SOFTWARE"] = self._software.encode()
+            found = self._constants[hostname] = ConstantParams(tuple(constant.items()))
+        return found
 
     def parameters(self, session: Session, query: Iterable[Field] = ()) -> list[Parameter]:
         """Those of one request."""

@@ -77,9 +77,12 @@ class Session:
             self._log = self._log.bind(via=visitor.via.ip or "unix")
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
+        self._idle_seconds = entrance.settings.idle_seconds or self._limits.idle_seconds
         self._wire = wire_over(stream, gateway.alarms)
-        self._outlet = Outlet(self._wire, self._limits.idle_seconds)
-        self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
+        self._outlet = Outlet(self._wire, self._idle_seconds)
+        self._facts = SessionFacts(
+            visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls, hostname=entrance.options.hostname
+        )
         self._claim = Claim()
         self._mail: MailTransaction | None = None  # under way
         self._pace: DataPace | None = None
@@ -308,7 +311,10 @@ class Session:
         self._outlet.use(self._wire)
         self._forget_mail()
         self._claim = Claim()
-        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=self._visitor.tls or tls)
+        facts = self._facts
+        self._facts = SessionFacts(
+            facts.peer, dialect=facts.dialect, tls=self._visitor.tls or tls, hostname=facts.hostname
+        )
 
     async def _authenticate(self, event: smtp.Authenticate) -> None:
         reply = await self._policy.login(self._facts, event.credentials)
@@ -383,7 +389,7 @@ class Session:
                 if self._mail is None or not self._mail.has_content:
                     self._pace = None  # that of a chunk which nobody wanted
                 if self._command_due is None:  # for all of it, however it trickles in
-                    self._command_due = now + self._limits.idle_seconds
+                    self._command_due = now + self._idle_seconds
                 await self._receive_until(now, self._command_due, Limit.IDLE_SECONDS)
             case smtp.Waiting.DATA:
                 await self._receive_data(now)

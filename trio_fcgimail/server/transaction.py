@@ -53,7 +53,7 @@ class MailTransaction:
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         if settings.chain.trace_header:
-            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+            trace = received_header(envelope, hostname=envelope.session.hostname, now=self._gateway.now())
             await self._spool(message.add_trace(trace))
 
     async def take(self, data: bytes) -> None:
