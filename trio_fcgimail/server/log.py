@@ -19,6 +19,7 @@ MAX_VALUE_CHARACTERS: Final = 2000
 MAX_TRACEBACK_CHARACTERS: Final = 8192
 _LONG_VALUES: Final = {"stderr": MAX_STDERR_OCTETS, "traceback": MAX_TRACEBACK_CHARACTERS}
 _LEVELS: Final = {LogLevel.DEBUG: 10, LogLevel.INFO: 20, LogLevel.WARNING: 30, LogLevel.ERROR: 40}
+_METHODS: Final = {level.value: number for level, number in _LEVELS.items()}  # structlog has more: all of them errors
 
 
 class LogTarget(Protocol):
@@ -42,7 +43,7 @@ def make_changing_log(current: Callable[[], LogSettings], file: LogTarget) -> st
     """The same for settings that may change: they are asked for at each line."""
 
     def drop_what_is_not_wanted(_logger: object, method: str, event: EventDict) -> EventDict:
-        if _LEVELS[LogLevel(method)] < _LEVELS[current().level]:
+        if _METHODS.get(method, _LEVELS[LogLevel.ERROR]) < _LEVELS[current().level]:
             raise structlog.DropEvent
         return event
 
