@@ -61,18 +61,21 @@ def smtp_writes(octets: int, *, pipelined: bool) -> list[bytes]:
     return [*envelope, *_pieces(message(octets) + b".\r\n")]
 
 
-def open_smtp() -> smtp.ServerConnection:
-    """Make a connection that has heard EHLO."""
-    conn = smtp.ServerConnection(smtp.ServerOptions(hostname="mx.example.com", max_messages=None))
-    conn.receive_data(b"EHLO client.example.net\r\n")
-    _answer_all(conn)
+def open_smtp(dialect: smtp.Dialect = smtp.SMTP) -> smtp.ServerConnection:
+    """Make a connection that has heard EHLO, or LHLO."""
+    conn = smtp.ServerConnection(
+        smtp.ServerOptions(hostname="mx.example.com", dialect=dialect, max_messages=None, max_recipients=None)
+    )
+    conn.receive_data(b"EHLO client.example.net\r\n" if dialect is smtp.SMTP else b"LHLO client.example.net\r\n")
+    answer_all(conn)
     return conn
 
 
-def _answer_all(conn: smtp.ServerConnection) -> None:
+def answer_all(conn: smtp.ServerConnection) -> None:
+    """Accept whatever is asked, until more is needed; a refused message is passed over."""
     while (event := conn.next_event()) is not smtp.NEED_DATA:
         match event:
-            case smtp.MessageChunk():
+            case smtp.MessageChunk() | smtp.MessageRefused():
                 pass
             case (
                 smtp.RcptTo() | smtp.MailFrom() | smtp.DataBegun() | smtp.MessageEnd() | smtp.Hello() | smtp.Connected()
@@ -86,7 +89,7 @@ def take_mail(conn: smtp.ServerConnection, writes: list[bytes]) -> None:
     """Let one mail pass."""
     for data in writes:
         conn.receive_data(data)
-        _answer_all(conn)
+        answer_all(conn)
 
 
 def call(conn: fastcgi.ClientConnection, params: tuple[tuple[bytes, bytes], ...], body: bytes, response: bytes) -> None:

@@ -6,7 +6,7 @@ a clock, so that instructions can be counted over the same work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -32,31 +32,6 @@ Work = Callable[[], None]
 MAIL_OCTETS: Final = 2048
 LARGE_OCTETS: Final = 1 << 20
 PIECE_OCTETS: Final = 65_536  # of a large content, as it is received and sent
-_REPEATS: Final = 40  # of what takes microseconds, in one piece of work
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
-    """A piece of work of ours beside one that is known.
-
-    Args:
-        most: how many times as long as the yardstick ours may take.
-        make: sets both up; ours, then the yardstick.
-    """
-
-    name: str
-    yardstick: str
-    most: float
-    make: Callable[[], tuple[Work, Work]]
-
-
-def _repeated(work: Work) -> Work:
-    def run() -> None:
-        for _ in range(_REPEATS):
-            work()
-
-    return run
 
 
 def smtp_mail(*, pipelined: bool) -> Work:
@@ -211,3 +186,51 @@ def bare_copy(octets: int = LARGE_OCTETS) -> Work:
             bytes(memoryview(piece))
 
     return run
+
+
+WORKS: Final[Mapping[str, Callable[[], Work]]] = {
+    "h11-server": h11_server,
+    "h11-client-get": lambda: h11_client(b""),
+    "h11-client-post": lambda: h11_client(message(MAIL_OCTETS)),
+    "bare-passes": bare_passes,
+    "bare-copy": bare_copy,
+    "smtp-mail": lambda: smtp_mail(pipelined=False),
+    "smtp-mail-pipelined": lambda: smtp_mail(pipelined=True),
+    "smtp-data": large_data,
+    "fastcgi-get": fastcgi_get,
+    "fastcgi-post": fastcgi_post,
+    "fastcgi-get-whole": fastcgi_whole_get,
+    "fastcgi-post-whole": fastcgi_whole_post,
+    "fastcgi-stdin": fastcgi_output,
+    "fastcgi-stdout": fastcgi_input,
+}
+LARGE: Final = frozenset({"bare-passes", "bare-copy", "smtp-data", "fastcgi-stdin", "fastcgi-stdout"})
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A work of ours beside a yardstick.
+
+    Args:
+        ours: a name in `WORKS`.
+        yardstick: another one.
+        most: how many times as long as the yardstick ours may take; None where no goal is set.
+    """
+
+    ours: str
+    yardstick: str
+    most: float | None
+
+
+CONTESTS: Final = (
+    Contest("smtp-mail", "h11-server", 1.5),
+    Contest("smtp-mail-pipelined", "h11-server", 1.5),
+    Contest("smtp-data", "bare-passes", 1 / 0.4),
+    Contest("fastcgi-get", "h11-client-get", 0.5),
+    Contest("fastcgi-post", "h11-client-post", 0.5),
+    Contest("fastcgi-get-whole", "h11-client-get", 0.5),
+    Contest("fastcgi-post-whole", "h11-client-post", 0.5),
+    Contest("fastcgi-stdin", "bare-copy", 1 / 0.5),
+    Contest("fastcgi-stdout", "bare-copy", None),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final, assert_never
 
 from trio_fcgimail.smtp import catalogue
@@ -23,6 +24,7 @@ from trio_fcgimail.smtp.options import Extension, GreetingWord, Mechanism, Serve
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.xclient import XCLIENT_NAMES
 
+_VARIANTS: Final = 64  # ours: of options and offers, more than a server has; each is put into words once
 _MAX_LIMIT: Final = 999_999  # RFC 9422 5: the values have six digits at most
 
 
@@ -32,12 +34,9 @@ def default_reply(event: Answerable, options: ServerOptions, offer: Offer) -> Re
         case RcptTo() | MailFrom() | DataBegun() | MessageEnd() | StartTls() | Authenticate():
             return _ALWAYS[type(event)]
         case Connected() | Xclient():
-            return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
-        case Hello(word=GreetingWord.HELO):
-            return Reply(250, None, (options.hostname,))
+            return _banner(options)
         case Hello():
-            keywords = (_keyword(extension, options) for extension in Extension if extension in offer.extensions)
-            return Reply(250, None, (options.hostname, *filter(None, keywords)))
+            return _greeting(options, None if event.word is GreetingWord.HELO else offer.extensions)
         case _:
             assert_never(event)
 
@@ -50,6 +49,20 @@ _ALWAYS: Final[Mapping[type[Answerable], Reply]] = {
     DataBegun: catalogue.START_DATA,
     MessageEnd: catalogue.OK,
 }
+
+
+@lru_cache(maxsize=_VARIANTS)
+def _banner(options: ServerOptions) -> Reply:
+    return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
+
+
+@lru_cache(maxsize=_VARIANTS)
+def _greeting(options: ServerOptions, extensions: frozenset[Extension] | None) -> Reply:
+    """The answer to EHLO and LHLO, or to HELO, which lists nothing."""
+    if extensions is None:
+        return Reply(250, None, (options.hostname,))
+    keywords = (_keyword(extension, options) for extension in Extension if extension in extensions)
+    return Reply(250, None, (options.hostname, *filter(None, keywords)))
 
 
 def _keyword(extension: Extension, options: ServerOptions) -> str:

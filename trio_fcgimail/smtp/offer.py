@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, final
 
 from trio_fcgimail.smtp import catalogue
 from trio_fcgimail.smtp.options import AuthChannel, Extension, GreetingWord, ServerOptions, Tls, XclientUse
 from trio_fcgimail.smtp.replies import Reply
 
+_VARIANTS: Final = 64  # ours: of options, TLS and greeting, more than a server has; each is worked out once
 _NOTHING: Final[Mapping[Extension, Reply]] = {}
 
 
@@ -27,6 +29,7 @@ class Offer:
     not_now: Mapping[Extension, Reply]
 
 
+@lru_cache(maxsize=_VARIANTS)
 def make_offer(options: ServerOptions, tls: Tls, greeting: GreetingWord | None) -> Offer:
     """What is offered to a client that greeted so, or did not yet; after HELO nothing is (RFC 5321 4.1.1.1)."""
     if greeting is GreetingWord.HELO:

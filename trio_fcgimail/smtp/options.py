@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, final
 
 from trio_fcgimail.smtp import grammar
@@ -19,7 +18,7 @@ class GreetingWord(Symbol):
     LHLO = "LHLO"
 
 
-class RepliesAtEnd(Enum):
+class RepliesAtEnd(Symbol):
     """How many replies answer the end of the data."""
 
     ONE = "one for the message"
@@ -59,7 +58,7 @@ class Extension(Symbol):
     XCLIENT = "XCLIENT"  # Postfix's XCLIENT protocol
 
 
-class Tls(Enum):
+class Tls(Symbol):
     """What can be said of the encryption of a connection; the core itself never encrypts."""
 
     NONE = "there is none"
@@ -67,35 +66,35 @@ class Tls(Enum):
     ACTIVE = "it is on"
 
 
-class Mechanism(Enum):
+class Mechanism(Symbol):
     """The SASL mechanisms of AUTH that the core speaks."""
 
     PLAIN = "PLAIN"  # RFC 4616
     LOGIN = "LOGIN"  # never standardised, and what many clients know
 
 
-class AuthChannel(Enum):
+class AuthChannel(Symbol):
     """Over what credentials may come."""
 
     TLS_ONLY = "over TLS alone"  # RFC 4954 4
     ANY = "also in the clear"
 
 
-class XclientUse(Enum):
+class XclientUse(Symbol):
     """Whether this client may say on whose behalf it speaks. For proxies that are trusted by their address."""
 
     REFUSED = "it may not"
     ALLOWED = "it may"
 
 
-class Paths(Enum):
+class Paths(Symbol):
     """How strictly the paths of MAIL and RCPT are read."""
 
     STRICT = "with their brackets, as RFC 5321 4.1.2 has them"
     LENIENT = "the brackets may be missing, as printers and scanners leave them out"
 
 
-class BareNewline(Enum):
+class BareNewline(Symbol):
     """What a bare CR or LF within the data leads to. In none of the three does it end a line or the data."""
 
     REJECT = "reject"  # read to the true end, answer 550 5.5.2, go on
