@@ -69,5 +69,5 @@ class Gateway:
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
-    handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))
     alarms: Alarms = field(default_factory=Alarms)
+    handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))

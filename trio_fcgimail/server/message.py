@@ -79,7 +79,7 @@ class IncomingMessage:
         must_flush = self._spool.append(data)
         if self._meter is not None:
             self._meter.add(data)
-        elif must_flush or self._spool.size > _WHOLE_OCTETS:
+        elif self._kind is BodyKind.FORM and (must_flush or self._spool.size > _WHOLE_OCTETS):
             self._meter = BodyMeter()
             self._meter.add(self._spool.in_memory())
         if must_flush:
@@ -113,8 +113,13 @@ class IncomingMessage:
 
     def received(self) -> Received:
         """What the save script is told about the content, once it is complete."""
-        size = len(self._whole()) if self._meter is None else self._meter.size(self._lines)
-        return Received(self.header_facts().subject, self.digest, size)
+        return Received(self.header_facts().subject, self.digest, self._body_size())
+
+    def _body_size(self) -> int:
+        """Octets of the content as the script gets it."""
+        if self._lines is BodyLines.CRLF:
+            return self.size
+        return len(self._whole()) if self._meter is None else self._meter.size(self._lines)
 
     def save_request(self, randomness: bytes) -> SaveRequest:
         """The request of the save script, all but the content, which is complete.
@@ -127,15 +132,14 @@ class IncomingMessage:
         return save_request(self._kind, fields, self._content_octets(), queue_id=queue_id, randomness=randomness)
 
     def _content_octets(self) -> int:
-        is_form = self._kind is BodyKind.FORM
-        if self._meter is None:
-            return len(escape(self._whole())) if is_form else len(self._whole())
-        return self._meter.encoded_size(self._lines) if is_form else self._meter.size(BodyLines.CRLF)
+        if self._kind is not BodyKind.FORM:
+            return self.size
+        return len(escape(self._whole())) if self._meter is None else self._meter.encoded_size(self._lines)
 
     def body(self, asked: SaveRequest) -> Body:
         """Its body, which can be read as often as needed until the message is closed."""
         whole: bytes | None = None
-        if self._meter is None:
+        if self._spool.is_in_memory and self.size <= _WHOLE_OCTETS:
             content = escape(self._whole()) if self._kind is BodyKind.FORM else self._whole()
             whole = b"".join((asked.before, content, asked.behind))
         return Body(asked.octets, partial(self._pieces, asked), whole)
@@ -160,7 +164,7 @@ class IncomingMessage:
         return self._encoded() if self._kind is BodyKind.FORM else self.pieces()
 
     async def _encoded(self) -> AsyncGenerator[bytes, None]:
-        encoder = BodyEncoder(self._lines)
+        encoder = BodyEncoder(self._lines, has_bare_cr=self._meter is None or self._meter.has_bare_cr)
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
                 for at in range(0, len(piece), _ENCODED_OCTETS):

@@ -108,6 +108,11 @@ class Spool:
         """Octets of it."""
         return self._on_disk + len(self._memory)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing of it is on the disk."""
+        return self._file is None
+
     def in_memory(self) -> bytes:
         """What of it is not on the disk: all of it, until the first ``flush``."""
         return bytes(self._memory)
