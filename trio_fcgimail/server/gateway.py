@@ -13,6 +13,7 @@ from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
+from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.spool import SpoolRoom
@@ -25,7 +26,11 @@ class MailReport:
 
     Args:
         octets: of the content as received.
+        digest: empty when the content was not looked at, as the protocol refused it.
         seconds: from the end of the data to the verdict.
+        client: its address as the log has it: ``unix`` over a unix socket, ``unknown`` to the proxy that speaks for it.
+        via: the address of that proxy, likewise; empty without one.
+        trip: where its save request went; None when there was none.
     """
 
     envelope: Envelope
@@ -34,6 +39,9 @@ class MailReport:
     digest: str
     verdict: Verdict
     seconds: float
+    client: str = ""
+    via: str = ""
+    trip: Trip | None = None
 
 
 class Observer(Protocol):

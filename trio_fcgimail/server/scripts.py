@@ -35,7 +35,7 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules
+from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, Trip
 from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
@@ -154,7 +154,7 @@ class Scripts:
             more=asked.parameters,
         )
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
-        answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
+        answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds, trip=message.trip)
         if isinstance(answer, Verdict):
             return (answer,) * owed
         return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
@@ -167,29 +167,42 @@ class Scripts:
         body: Body | None,
         seconds: float,
         hidden: Secret | None = None,
+        trip: Trip | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
+        trip = Trip() if trip is None else trip
         parameters = [(name, self._own_parameters.get(name, value)) for name, value in parameters]
         try:
-            answer = await self.call(stage, parameters, body, seconds=seconds)
+            answer = await self.call(stage, parameters, body, seconds=seconds, trip=trip)
         except UpstreamError as exc:
-            self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
+            trip.stderr = self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
             return failed(_explain(exc, hidden), stage)
-        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
+        trip.stderr = self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
     def _log_oddities(
         self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0, hidden: Secret | None = None
-    ) -> None:
-        """STDERR and appStatus decide nothing, but they are what an operator looks for."""
-        if self._log is not None and (stderr or app_status):
-            text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+    ) -> str:
+        """STDERR and appStatus decide nothing, but they are what an operator looks for. Returns STDERR, decoded."""
+        if not (stderr or app_status):
+            return ""
+        text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+        if self._log is not None:
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
+        return text
 
-    async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
+    async def call(
+        self,
+        stage: Stage,
+        parameters: list[Parameter],
+        body: Body | None,
+        *,
+        seconds: float,
+        trip: Trip | None = None,
+    ) -> Answer:
         """One request, in as many tries as it takes and may take. Raises UpstreamError."""
         kind = {Stage.SAVE: Kind.SAVE, Stage.VALIDATE: Kind.VALIDATE}.get(stage, Kind.POLICY)
-        return await self._pool.request(kind, parameters, body, seconds=seconds)
+        return await self._pool.request(kind, parameters, body, seconds=seconds, trip=trip)
 
     async def run(self) -> None:
         """Look after the connections, until cancelled; outlives the last request."""

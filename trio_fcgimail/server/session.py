@@ -22,6 +22,7 @@ from trio_fcgimail.mail import (
     DsnWish,
     Envelope,
     EnvelopeDraft,
+    Meaning,
     Peer,
     Verdict,
     failed,
@@ -32,6 +33,7 @@ from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.ledger import Place, Rate
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.log import ConnectionEnd, log_connection
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
@@ -83,9 +85,11 @@ class Session:
         self._refusal = refusal
         self._visitor = visitor
         self._place = place
-        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=visitor.peer.ip or "unix")
-        if visitor.via is not None:
-            self._log = self._log.bind(via=visitor.via.ip or "unix")
+        self._client = visitor.peer.ip or "unix"  # as the log has it, and so the next one
+        self._via = "" if visitor.via is None else visitor.via.ip or "unix"
+        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=self._client)
+        if self._via:
+            self._log = self._log.bind(via=self._via)
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
         self._outlet = Outlet(stream, self._limits.idle_seconds)
@@ -96,6 +100,10 @@ class Session:
         self._pace: DataPace | None = None
         self._drain = Drain.NO
         self._transactions = 0  # that came to their end
+        self._began = trio.current_time()
+        self._mails = 0  # that were judged
+        self._octets = 0  # received
+        self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
         self._idle_scope: trio.CancelScope | None = None
         self._command_due: float | None = None  # while a command is waited for
@@ -151,10 +159,13 @@ class Session:
         except HandshakeError as exc:
             if isinstance(exc.__cause__, trio.TooSlowError):
                 self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
+            self._reason = "no TLS"
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
+            self._reason = "the client does not read"
             self._log.info("client gone", state=self._conn.state.name)
         except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
+            self._reason = "a fault of ours"
             self._log.exception("session failed", state=self._conn.state.name)
             await self._say_goodbye(catalogue.LOCAL_ERROR_CLOSING)
         except BaseException:  # cancelled, alone or in a group: the server stops
@@ -164,6 +175,19 @@ class Session:
             self._forget_mail()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await trio.aclose_forcefully(self._transport)
+            if self._refusal is None:  # else a line tells of that already
+                self._tell_end()
+
+    def _tell_end(self) -> None:
+        end = ConnectionEnd(
+            facts=self._facts,
+            listener=self._entrance.settings.address,
+            mails=self._mails,
+            octets=self._octets,
+            seconds=trio.current_time() - self._began,
+            reason=self._reason,
+        )
+        log_connection(self._log, end)
 
     # The conversation
 
@@ -172,12 +196,13 @@ class Session:
             try:
                 event = self._conn.next_event()
                 if isinstance(event, smtp.ConnectionClosed):
-                    self._log.debug("connection closed", reason=event.reason.value)
+                    self._reason = event.reason.value
                     break
                 if event is not smtp.Signal.NEED_DATA:
                     self._command_due = None
                 await self._handle(event)
             except smtp.RemoteProtocolError as exc:
+                self._reason = smtp.CloseReason.ERROR.value
                 self._note(exc.reply)
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
@@ -224,7 +249,7 @@ class Session:
                 await self._end(event)
             case smtp.MessageRefused(reply=reply, to_send=to_send):
                 self._note(reply)
-                self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
+                self._tell_refused(reply)
                 self._forget_mail()
                 self._outlet.say(to_send)
             case smtp.TransactionReset(to_send=to_send):
@@ -287,7 +312,8 @@ class Session:
         log_introduction(self._log, event.attributes)
         self._facts, self._claim = introduced(self._facts, event.attributes), self._claim.adopt(event.attributes)
         self._forget_mail()
-        self._log = self._log.bind(peer=self._facts.peer.ip or "unknown", via=self._visitor.peer.ip or "unix")
+        self._client, self._via = self._facts.peer.ip or "unknown", self._visitor.peer.ip or "unix"
+        self._log = self._log.bind(peer=self._client, via=self._via)
         self._policy = Policy(self._entrance, self._gateway, self._log)
         refusal = await self._place.stand_for(self._facts.peer.ip)
         reply = refusal or await self._policy.connection(self._facts)
@@ -384,25 +410,25 @@ class Session:
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
         await self._outlet.flush()
-        owed = self._transaction().envelope.verdicts_owed
-        replies = await self._settle(owed)
+        replies = await self._settle(self._transaction().envelope.verdicts_owed, event.octets)
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
             self._outlet.say(self._conn.reply_each(event, replies))
         else:
             self._answer(event, replies[0])
 
-    async def _settle(self, owed: int) -> tuple[Reply, ...]:
-        message = self._message
-        if message is None:
-            return (catalogue.INSUFFICIENT_STORAGE,) * owed
+    async def _settle(self, owed: int, octets: int) -> tuple[Reply, ...]:
+        message, began = self._message, trio.current_time()
         limit = self._limits.max_received
-        if limit is not None and message.header_facts().received > limit:
+        if message is None:
+            full = Verdict(Meaning.FAILED, catalogue.INSUFFICIENT_STORAGE, "spool is full")
+            self._tell(None, self._transaction().envelope, full, octets)
+            return (full.reply,) * owed
+        if limit is not None and (fields := message.header_facts().received) > limit:
             self._gateway.hits.count(Limit.MAX_RECEIVED)
-            self._log.warning("mail loop", queue_id=self._queue_id)
-            return (catalogue.MAIL_LOOP,) * owed
-        began = trio.current_time()
-        verdicts = await self._save(message, owed)
+            verdicts = (Verdict(Meaning.REFUSED, catalogue.MAIL_LOOP, f"mail loop: {fields} Received fields"),) * owed
+        else:
+            verdicts = await self._save(message, owed)
         self._report(message, verdicts, trio.current_time() - began)
         return tuple(verdict.reply for verdict in verdicts)
 
@@ -425,20 +451,34 @@ class Session:
         """Tell of a mail: once, or where its recipients fared differently, once for each of them."""
         envelope = message.envelope
         if len(set(verdicts)) == 1:
-            self._tell(message, envelope, verdicts[0], seconds)
+            self._tell(message, envelope, verdicts[0], message.octets, seconds)
             return
         for recipient, verdict in zip(envelope.recipients, verdicts, strict=True):
-            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, seconds)
+            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, message.octets, seconds)
 
-    def _tell(self, message: IncomingMessage, envelope: Envelope, verdict: Verdict, seconds: float) -> None:
-        received = message.received()
+    def _tell_refused(self, reply: Reply) -> None:
+        """The protocol has refused a mail; of further chunks nobody is told."""
+        if self._draft is not None:
+            octets = 0 if self._message is None else self._message.octets
+            verdict = Verdict(Meaning.REFUSED, reply, "refused by the protocol")
+            self._tell(None, self._draft.envelope, verdict, octets)
+
+    def _tell(
+        self, message: IncomingMessage | None, envelope: Envelope, verdict: Verdict, octets: int, seconds: float = 0.0
+    ) -> None:
+        """Tell of one mail. Without its message, nobody has looked at the content."""
+        received = None if message is None else message.received()
+        self._mails += 1
         report = MailReport(
             envelope=envelope,
-            subject=received.subject,
-            octets=message.octets,
-            digest=received.digest,
+            subject="" if received is None else received.subject,
+            octets=octets,
+            digest="" if received is None else received.digest,
             verdict=verdict,
             seconds=seconds,
+            client=self._client,
+            via=self._via,
+            trip=None if message is None else message.trip,
         )
         for observer in self._gateway.observers:
             try:
@@ -505,6 +545,7 @@ class Session:
             self._gateway.hits.count(limit)
             self._close(catalogue.TIMED_OUT)
         else:
+            self._octets += len(data)
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
             self._conn.receive_data(bytes(data))

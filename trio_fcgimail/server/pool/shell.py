@@ -35,6 +35,7 @@ from trio_fcgimail.server.pool.model import (
     Refusal,
     Tell,
     Ticket,
+    Trip,
 )
 from trio_fcgimail.server.pool.planner import Planner
 from trio_fcgimail.server.upstream import (
@@ -111,6 +112,7 @@ class Pool:
         budget: Budget | None = None,
     ) -> None:
         self._addresses = tuple(addresses)
+        self._names = tuple(map(str, self._addresses))
         self._rules = rules
         self._clean_end = clean_end
         self._log = log
@@ -152,7 +154,13 @@ class Pool:
                 await self._carry_out(self._planner.close_idle())
 
     async def request(
-        self, kind: Kind, parameters: Sequence[Parameter], body: Body | None, *, seconds: float
+        self,
+        kind: Kind,
+        parameters: Sequence[Parameter],
+        body: Body | None,
+        *,
+        seconds: float,
+        trip: Trip | None = None,
     ) -> Answer:
         """Make a request, and make it again as far as that can double nothing (docs/design.md, "Upstream").
 
@@ -160,6 +168,7 @@ class Pool:
 
         Args:
             seconds: for each try, from the first octet sent.
+            trip: told where it went.
 
         Raises:
             UpstreamError: the last try's; UpstreamUnavailable when none got as far as a connection.
@@ -175,7 +184,7 @@ class Pool:
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
-                    return await self._try(hand, parameters, body, seconds)
+                    return await self._try(hand, parameters, body, seconds, trip or Trip())
                 except UpstreamUnexecuted as exc:
                     problem = exc
                 except (UpstreamBroken, UpstreamTimeout) as exc:
@@ -235,10 +244,14 @@ class Pool:
             self._problems.pop(order.upstream, None)
             await self._carry_out(self._planner.opened(trio.current_time(), order.link))
 
-    async def _try(self, hand: Hand, parameters: Sequence[Parameter], body: Body | None, seconds: float) -> Answer:
+    async def _try(
+        self, hand: Hand, parameters: Sequence[Parameter], body: Body | None, seconds: float, trip: Trip
+    ) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
-        self._planner.sent(trio.current_time(), link)
+        began = trio.current_time()
+        trip.upstream = self._names[self._planner.upstream_of(link)]
+        self._planner.sent(began, link)
         try:
             reply = await exchange(
                 self._streams[link],
@@ -255,6 +268,8 @@ class Pool:
             with trio.CancelScope(shield=True):
                 await self._finish(link, Outcome.ABANDONED)
             raise
+        finally:
+            trip.seconds = trio.current_time() - began
         await self._finish(link, Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED)
         return reply.answer
 
