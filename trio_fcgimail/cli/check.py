@@ -24,6 +24,7 @@ from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
 from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
+from trio_fcgimail.cli.statuscheck import check_status
 from trio_fcgimail.config import (
     BoundAddress,
     Concern,
@@ -68,6 +69,7 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
             key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
             findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
     findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
+    findings += await check_status(settings)
     findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):
         key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"

@@ -47,6 +47,7 @@ from trio_fcgimail.config.settings import (
     ScriptSettings,
     Settings,
     SpoolSettings,
+    StatusSettings,
     TlsMode,
     Unexpected,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "StatusSettings",
     "Step",
     "SystemdAddress",
     "TcpAddress",

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-__all__ = ["NOT_YET", "UNSERVED", "NotYet"]
+__all__ = ["UNSERVED", "NotYet"]
 
 
 @final
@@ -35,10 +35,6 @@ def _off(key: str, off: object, shown: str, feature: str) -> NotYet:
 def _text(taken: str, feature: str) -> str:
     return f"{taken} ({feature}: not yet in this version)"
 
-
-_ROWS: Final = (_off("status.address", "", '""', "the status page"),)
-
-NOT_YET: Final = {row.key: row for row in _ROWS}
 
 # What the settings hold already and the server does nothing with. Whoever teaches it to takes the row out.
 

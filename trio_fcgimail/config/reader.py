@@ -12,7 +12,7 @@ from trio_fcgimail.config.crosschecks import Checks
 from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.networks import PeerList
-from trio_fcgimail.config.notyet import NOT_YET, UNSERVED, NotYet
+from trio_fcgimail.config.notyet import UNSERVED, NotYet
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
 
@@ -25,7 +25,6 @@ _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longe
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys
 _LISTENER = re.compile(r"(listeners\[[0-9]+\]\.)[a-z_]+")
-_LATER_SECTIONS = frozenset({"status"})  # of keys that are all not yet
 
 _T = TypeVar("_T", bound="DataclassInstance")
 
@@ -64,7 +63,7 @@ def read_document(document: Mapping[str, object], *, file: str, default_hostname
     Raises:
         ConfigErrors: with every fault of the document, and with every setting that this version cannot serve yet.
     """
-    return _read(document, file, default_hostname, {**NOT_YET, **UNSERVED})
+    return _read(document, file, default_hostname, UNSERVED)
 
 
 def model_document(document: Mapping[str, object], *, file: str, default_hostname: str) -> Settings:
@@ -73,7 +72,7 @@ def model_document(document: Mapping[str, object], *, file: str, default_hostnam
     Raises:
         ConfigErrors: with every fault of the document.
     """
-    return _read(document, file, default_hostname, NOT_YET)
+    return _read(document, file, default_hostname, {})
 
 
 def _read(document: Mapping[str, object], file: str, default_hostname: str, later: Mapping[str, NotYet]) -> Settings:
@@ -88,7 +87,7 @@ def _read(document: Mapping[str, object], file: str, default_hostname: str, late
 @cache
 def known_keys() -> tuple[str, ...]:
     """Give the path of every key there is, the refused ones included: ``listeners.address``."""
-    return tuple(dict.fromkeys((*_paths(Settings, ""), *NOT_YET)))
+    return tuple(_paths(Settings, ""))
 
 
 def _paths(cls: "type[DataclassInstance]", prefix: str) -> list[str]:
@@ -148,6 +147,7 @@ class _Reader:
             self.problems.add("fastcgi.reserve_for_validate", shown(reserve.raw), expected)
         checks = Checks(self._read, self.problems.add)
         checks.chain()
+        checks.status()
         self._check_listeners()
         for listener in dict.fromkeys(match[1] for key in self._read if (match := _LISTENER.fullmatch(key))):
             self._check_tls(listener)
@@ -247,18 +247,9 @@ class _Reader:
                     self.problems.add(key.shown, shown(value), later.expected)
             elif name in own:
                 pass
-            elif key.plain in _LATER_SECTIONS:
-                self._later_section(value, key)
             else:
                 expected = "a known key" if self.problems.full else _suggestion(name, place)
                 self.problems.add(key.shown, "an unknown key", expected)
-
-    def _later_section(self, value: object, key: _Place) -> None:
-        """Judge a section that has no settings yet."""
-        if isinstance(value, dict):
-            self._refuse_others((), value, key)
-        else:
-            self.problems.add(key.shown, shown(value), f"a table, [{key.plain}]")
 
     def _entry(self, key: _Key, raw: Mapping[str, object], name: str, place: _Place) -> object:
         """Read one key of a table; MISSING when it is refused or left to its default."""

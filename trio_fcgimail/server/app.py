@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import Enum
@@ -43,6 +43,7 @@ from trio_fcgimail.server.listeners import (
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.metrics import Counts, Sample, samples
 from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
@@ -106,7 +107,8 @@ class Server:
         self._settings = settings
         self._events = events or Events()
         self._log = log
-        scripts = Scripts(settings, log, budget=budget)
+        counts = Counts()
+        scripts = Scripts(settings, log, budget=budget, counts=counts)
         self._gateway = Gateway(
             settings=settings,
             scripts=scripts,
@@ -121,6 +123,7 @@ class Server:
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
+            counts=counts,
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
@@ -138,6 +141,11 @@ class Server:
     def limits_hit(self) -> Mapping[Limit, int]:
         """How often each limit was hit so far."""
         return self._gateway.hits.snapshot()
+
+    def samples(self) -> Iterator[Sample]:
+        """Everything that was counted so far, and the state of things."""
+        gateway = self._gateway
+        return samples(gateway.counts, gateway.hits.snapshot(), gateway.scripts.upstreams, gateway.scripts.pool())
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
@@ -233,6 +241,9 @@ class Server:
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
         place = Place(self._gateway.ledger, self._settings.limits)
+        counts = self._gateway.counts
+        counts.connections += 1
+        counts.open_connections += 1
         try:
             session = await self._doorman.let_in(stream, entrance, place)
             if session is None:
@@ -246,6 +257,7 @@ class Server:
                 self._events.publish(ConnectionClosed(session.peer, entrance.settings.address))
                 self._sessions.discard(session)
         finally:
+            counts.open_connections -= 1
             place.leave()
 
     def _why_closed(self) -> Reply | None:

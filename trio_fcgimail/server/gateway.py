@@ -13,6 +13,7 @@ from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
+from trio_fcgimail.server.metrics import Counts
 from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
@@ -59,6 +60,7 @@ class Gateway:
     Args:
         ledger: the accounts behind the limits that hold over all connections.
         hits: how often any limit was hit.
+        counts: what else is counted.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
     """
@@ -73,3 +75,4 @@ class Gateway:
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
+    counts: Counts = field(default_factory=Counts)

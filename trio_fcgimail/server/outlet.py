@@ -8,6 +8,8 @@ from typing import Final, final
 
 import trio
 
+from trio_fcgimail.server.metrics import Counts
+
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
 _RECEIVE_OCTETS: Final = 65_536
@@ -31,11 +33,13 @@ class Outlet:
     Args:
         stream: to the client; not owned.
         seconds: how long a client that does not read may hold us up.
+        counts: told of each reply.
     """
 
-    def __init__(self, stream: trio.abc.Stream, seconds: float) -> None:
+    def __init__(self, stream: trio.abc.Stream, seconds: float, counts: Counts | None = None) -> None:
         self._stream = stream
         self._seconds = seconds
+        self._counts = counts or Counts()
         self._gathered = bytearray()
         self._since = trio.current_time()
         self._line = _Line.CLEAR
@@ -52,6 +56,7 @@ class Outlet:
     def say(self, reply: bytes) -> None:
         """Add a reply to what is gathered."""
         self._gathered += reply
+        self._counts.said(reply)
 
     @property
     def is_empty(self) -> bool:
@@ -91,6 +96,7 @@ class Outlet:
         except (trio.TooSlowError, trio.BrokenResourceError) as exc:
             raise ClientGoneError from exc
         self._line = _Line.CLEAR
+        self._counts.sent_octets += len(data)
 
     async def close_politely(self) -> None:
         """Half-close, and wait for the client's own close.

@@ -35,7 +35,8 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, Trip
+from trio_fcgimail.server.metrics import Counts
+from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, PoolSnapshot, Trip
 from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
@@ -59,6 +60,7 @@ class Scripts:
         log: told what scripts write to STDERR; None for nobody.
         connect: how connections come about.
         budget: what they are leased from; None for one of our own.
+        counts: told of each request; None for nobody.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Scripts:
         log: structlog.typing.FilteringBoundLogger | None = None,
         connect: Connect = connect,
         budget: Budget | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._log = log
+        self._counts = counts or Counts()
         self._hostname = settings.hostname
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
@@ -177,6 +181,8 @@ class Scripts:
         except UpstreamError as exc:
             trip.stderr = self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
             return failed(_explain(exc, hidden), stage)
+        finally:
+            self._counts.asked(stage, trip)
         trip.stderr = self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
@@ -203,6 +209,15 @@ class Scripts:
         """One request, in as many tries as it takes and may take. Raises UpstreamError."""
         kind = {Stage.SAVE: Kind.SAVE, Stage.VALIDATE: Kind.VALIDATE}.get(stage, Kind.POLICY)
         return await self._pool.request(kind, parameters, body, seconds=seconds, trip=trip)
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The addresses of the FastCGI servers, in the order of ``pool``."""
+        return tuple(map(str, self._fastcgi.upstreams))
+
+    def pool(self) -> PoolSnapshot:
+        """The state of the connections to them."""
+        return self._pool.snapshot()
 
     async def run(self) -> None:
         """Look after the connections, until cancelled; outlives the last request."""

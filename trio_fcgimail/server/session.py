@@ -35,6 +35,7 @@ from trio_fcgimail.server.ledger import Place, Rate
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.log import ConnectionEnd, log_connection
 from trio_fcgimail.server.message import IncomingMessage
+from trio_fcgimail.server.metrics import CommandEar
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
@@ -92,7 +93,9 @@ class Session:
             self._log = self._log.bind(via=self._via)
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
-        self._outlet = Outlet(stream, self._limits.idle_seconds)
+        self._counts = gateway.counts
+        self._ear = CommandEar(gateway.counts)
+        self._outlet = Outlet(stream, self._limits.idle_seconds, gateway.counts)
         self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
         self._claim = Claim()
         self._draft: EnvelopeDraft | None = None  # of the transaction under way
@@ -198,8 +201,9 @@ class Session:
                 if isinstance(event, smtp.ConnectionClosed):
                     self._reason = event.reason.value
                     break
-                if event is not smtp.Signal.NEED_DATA:
+                if not isinstance(event, smtp.Signal):
                     self._command_due = None
+                    self._ear.hear(event)
                 await self._handle(event)
             except smtp.RemoteProtocolError as exc:
                 self._reason = smtp.CloseReason.ERROR.value
@@ -469,6 +473,7 @@ class Session:
         """Tell of one mail. Without its message, nobody has looked at the content."""
         received = None if message is None else message.received()
         self._mails += 1
+        self._counts.judged(verdict.meaning, octets, seconds)
         report = MailReport(
             envelope=envelope,
             subject="" if received is None else received.subject,
@@ -546,6 +551,7 @@ class Session:
             self._close(catalogue.TIMED_OUT)
         else:
             self._octets += len(data)
+            self._counts.received_octets += len(data)
             if self._pace is not None:
                 self._pace.count(len(data), trio.current_time() - began)
             self._conn.receive_data(bytes(data))
