@@ -19,7 +19,7 @@ from trio_fcgimail.server.metrics import BUCKETS, SPECS, Counts, Histogram, Metr
 from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.status.exposition import render
 from trio_fcgimail.server.status.guard import is_this_machine
-from trio_fcgimail.server.status.history import KEPT_MOMENTS, History, quantile
+from trio_fcgimail.server.status.history import KEPT_MOMENTS, WINDOW_LOOKS, History, quantile
 from trio_fcgimail.server.workers import totals as totals_module
 from trio_fcgimail.server.workers.channel import Counted, Enter, MailSeen
 from trio_fcgimail.server.workers.desk import Desk, MisuseError
@@ -236,7 +236,7 @@ async def test_a_mail_for_people_is_short_and_clean(
     responder.act = refuse
     assert await client.mail() == TEMPFAIL
     seen = list(recent.take())
-    assert len(seen) == MAX_MAILS
+    assert len(seen) == MAX_MAILS + 1
     assert len(seen[0].subject) <= 200
     assert seen[0].subject.isprintable()
     assert (seen[0].verdict, seen[0].peer, seen[0].rcpts) == (Meaning.ACCEPTED, "192.0.2.1", "b@example.com")
@@ -342,15 +342,17 @@ def test_moments_are_rates_by_the_second() -> None:
     assert history.after(0) == []
     counts = [0.0] * (len(BUCKETS) + 1)
     counts[1] = 4.0
-    asked = Series(Metric.SCRIPT_SECONDS, ("save", "unix:/s"))
-    history.add({MAILS: (14.0,), OPEN: (3.0,), asked: (*counts, 0.01)}, 102.0)
-    history.add({MAILS: (14.0,), OPEN: (3.0,), asked: (*counts, 0.01)}, 103.0)
-    first, second = history.after(0)
+    now = {MAILS: (14.0,), OPEN: (3.0,), Series(Metric.SCRIPT_SECONDS, ("save", "unix:/s")): (*counts, 0.01)}
+    history.add(now, 102.0)
+    (first,) = history.after(0)
     assert (first.number, first.accepted, first.open, first.check) == (1, 2.0, 3.0, None)
     assert first.save is not None
     assert list(first.save) == pytest.approx([0.00175, 0.002425])
-    assert (second.accepted, second.save) == (0.0, None)
-    assert history.after(1) == [second]
+    for at in range(WINDOW_LOOKS):
+        history.add(now, 103.0 + at)
+    last = history.after(0)[-1]
+    assert (last.accepted, last.save) == (0.0, None)
+    assert history.after(last.number - 1) == [last]
     for at in range(KEPT_MOMENTS + 10):
         history.add({}, 200.0 + at)
     assert len(history.after(0)) == KEPT_MOMENTS

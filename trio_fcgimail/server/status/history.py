@@ -12,11 +12,13 @@ import msgspec
 from trio_fcgimail.server.metrics import BUCKETS, Metric, Series, Values
 
 KEPT_MOMENTS: Final = 300  # ours: five minutes
+#: Rates are those of so many seconds: processes report when they like, so a single one has too much or too little.
+WINDOW_LOOKS: Final = 3
 _SAVE: Final = "save"
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """What happened since the moment before; all by the second.
+    """What happened in the latest seconds; all by the second.
 
     Args:
         number: of the moment, from 1.
@@ -47,15 +49,17 @@ class History:
 
     def __init__(self) -> None:
         self._moments: deque[Moment] = deque(maxlen=KEPT_MOMENTS)
-        self._before: dict[Series, Values] = {}
-        self._at: float | None = None
+        self._latest: deque[tuple[float, dict[Series, Values]]] = deque(maxlen=WINDOW_LOOKS + 1)
         self._number = 0
 
     def add(self, samples: dict[Series, Values], at: float) -> None:
         """What was counted by now; the first time there is nothing to compare it with."""
-        before, self._before = self._before, samples
-        since, self._at = self._at, at
-        if since is None or at <= since:
+        self._latest.append((at, samples))
+        since, before = self._latest[0]
+        if at <= since:
+            if at < since:  # somebody has set the clock
+                self._latest.clear()
+                self._latest.append((at, samples))
             return
         seconds = at - since
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
+from operator import attrgetter
 from typing import Final, final
 
 import trio
 
 from trio_fcgimail import __version__
 from trio_fcgimail.config import Settings
+from trio_fcgimail.mail import Meaning
 from trio_fcgimail.server.metrics import Metric, Series, Values
 from trio_fcgimail.server.status.history import History
 from trio_fcgimail.server.status.readiness import Readiness
@@ -19,7 +21,7 @@ from trio_fcgimail.server.workers.report import Report
 
 LOOK_SECONDS: Final = 1.0
 STALE_SECONDS: Final = 5.0  # ours: a parent that has not answered for so long is not well
-_KEPT_MAILS: Final = 100
+_KEPT_MAILS: Final = 50  # that were accepted, and as many others, who would be lost among them
 
 
 @final
@@ -36,7 +38,8 @@ class Monitor:
         self._upstreams = tuple(map(str, settings.fastcgi.upstreams))
         self._readiness = Readiness(settings.fastcgi.upstreams)
         self._history = History()
-        self._mails: deque[Shown] = deque(maxlen=_KEPT_MAILS)
+        self._accepted: deque[Shown] = deque(maxlen=_KEPT_MAILS)
+        self._others: deque[Shown] = deque(maxlen=_KEPT_MAILS)
         self._run = secrets.token_hex(8)
         self._heard_at = -STALE_SECONDS
         self._report: Report | None = None
@@ -50,7 +53,9 @@ class Monitor:
         self._history.add(self.samples, time.time())
         self._readiness.learn(self.samples)
         first = report.mails_seen - len(report.mails)
-        self._mails.extend(Shown(first + at, mail) for at, mail in enumerate(report.mails, 1))
+        for at, mail in enumerate(report.mails, 1):
+            kept = self._accepted if mail.verdict is Meaning.ACCEPTED else self._others
+            kept.append(Shown(first + at, mail))
         self.mails_seen = report.mails_seen
 
     @property
@@ -86,7 +91,10 @@ class Monitor:
             limits={name: hits for name, hits in by_label(samples, Metric.LIMITS_HIT).items() if hits},
             upstreams=upstreams(samples, self._upstreams),
             moments=self._history.after(moment),
-            mails=[shown for shown in self._mails if shown.number > mail],
+            mails=sorted(
+                (shown for shown in (*self._accepted, *self._others) if shown.number > mail),
+                key=attrgetter("number"),
+            ),
         )
 
     def _state(self) -> str:

@@ -6,18 +6,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import Final, final
 
 import trio
 
-from trio_fcgimail.mail import clean, clean_ends
+from trio_fcgimail.mail import Meaning, clean, clean_ends
 from trio_fcgimail.server.gateway import MailReport
 from trio_fcgimail.server.metrics import Sample, Series, Values
 from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.workers.channel import MAX_LINE_CHARACTERS, Channel, Counted, MailSeen
 
-REPORT_SECONDS: Final = 1.0
-MAX_MAILS: Final = 20  # ours: in a report; people read no more
+REPORT_SECONDS: Final = 0.5
+MAX_MAILS: Final = 10  # ours: accepted ones in a report, and as many others; people read no more
 _SAMPLES: Final = 100  # in a message: below 64 KiB whatever the labels are
 _SHORT_CHARACTERS: Final = 200
 _SHOWN_RECIPIENTS: Final = 5
@@ -28,16 +29,21 @@ class RecentMails:
     """The latest mails; an observer that keeps, and leaves all work to whoever takes them."""
 
     def __init__(self) -> None:
-        self._mails: deque[tuple[float, MailReport]] = deque(maxlen=MAX_MAILS)
+        self._accepted: deque[tuple[float, MailReport]] = deque(maxlen=MAX_MAILS)
+        self._others: deque[tuple[float, MailReport]] = deque(maxlen=MAX_MAILS)
 
     def mail(self, report: MailReport) -> None:
         """A mail got its verdict."""
-        self._mails.append((time.time(), report))
+        kept = self._accepted if report.verdict.meaning is Meaning.ACCEPTED else self._others
+        kept.append((time.time(), report))
 
     def take(self) -> Iterator[MailSeen]:
-        """Those that nobody has taken yet."""
-        while self._mails:
-            yield _seen(*self._mails.popleft())
+        """Those that nobody has taken yet, the oldest first."""
+        mails = sorted((*self._accepted, *self._others), key=itemgetter(0))
+        self._accepted.clear()
+        self._others.clear()
+        for at, report in mails:
+            yield _seen(at, report)
 
 
 def _seen(at: float, report: MailReport) -> MailSeen:
