@@ -32,8 +32,8 @@ from trio_fcgimail.server.listeners import accept_problems_to
 from trio_fcgimail.server.log import LogFile, make_log
 from trio_fcgimail.server.status.monitor import LOOK_SECONDS, Monitor
 from trio_fcgimail.server.status.web import make_app
-from trio_fcgimail.server.workers.channel import Channel
-from trio_fcgimail.server.workers.report import Look, ReopenLog, Report, StatusStart, ToStatus
+from trio_fcgimail.server.workers.channel import Channel, Cut, Reopen
+from trio_fcgimail.server.workers.report import Look, Report, StatusStart, ToStatus
 from trio_fcgimail.server.workers.rights import Identity, become
 
 MAX_DESCRIPTORS: Final = 128  # ours: connections that are served at once, and some more
@@ -105,11 +105,13 @@ async def _obey(channel: Channel, monitor: Monitor, file: LogFile, log: structlo
         match message:
             case Report():
                 monitor.take(message)
-            case ReopenLog():
+            case Reopen():
                 try:
                     file.reopen()
                 except OSError as exc:
                     log.error("cannot reopen the log file", problem=str(exc))
+            case Cut():
+                return
             case StatusStart():
                 raise AssertionError("the process is started once")
             case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trio_fcgimail.server.metrics import Metric
-from trio_fcgimail.server.workers.channel import MailSeen
+from trio_fcgimail.server.workers.channel import Cut, MailSeen, Reopen
 
 
 class StatusStart(msgspec.Struct, tag=True, frozen=True):
@@ -54,8 +54,4 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     is_serving: bool
 
 
-class ReopenLog(msgspec.Struct, tag=True, frozen=True):
-    """The log file was moved away."""
-
-
-ToStatus = StatusStart | Report | ReopenLog
+ToStatus = StatusStart | Report | Reopen | Cut

@@ -19,9 +19,10 @@ import trio
 
 from trio_fcgimail.config import ListenerSettings, Settings, TcpAddress
 from trio_fcgimail.server.listeners import ListenError, close_listener, open_listeners
+from trio_fcgimail.server.workers.channel import Reopen
 from trio_fcgimail.server.workers.generation import Pauses
 from trio_fcgimail.server.workers.processes import put_away, spawn
-from trio_fcgimail.server.workers.report import Look, ReopenLog, Report, StatusStart
+from trio_fcgimail.server.workers.report import Look, Report, StatusStart
 from trio_fcgimail.server.workers.rights import Identity
 
 #: What the extra ``status`` brings, by the names that are imported.
@@ -30,7 +31,7 @@ INSTALL: Final = "pip install hypercorn prometheus-client starlette"
 FEWEST_CHARACTERS: Final = 8  # ours: of a password
 _MOST_CHARACTERS: Final = 1000
 _PROGRAM: Final = "trio_fcgimail.server.status.process"
-_MAX_LOOK_OCTETS: Final = 1000
+_GOODBYE_SECONDS: Final = 1.0  # it has nothing to bring to an end
 _DECODER: Final = msgspec.msgpack.Decoder(Look)
 
 
@@ -191,10 +192,10 @@ class StatusKeeper:
                 nursery.cancel_scope.cancel()
             self._log.error("status page ended; starting it again", status=await process.wait())
         finally:
-            await put_away(process, channel, 0)
+            await put_away(process, channel, _GOODBYE_SECONDS)
 
     async def _tell_to_reopen(self, post: Callable[[msgspec.Struct], None]) -> None:
         while True:
             await self._reopen.wait()
             self._reopen = trio.Event()
-            post(ReopenLog())
+            post(Reopen())
