@@ -20,7 +20,7 @@ from trio_fcgimail import fastcgi, smtp
 
 _RECEIVE_OCTETS: Final = 65_536  # at a time, as the server reads
 _ENVELOPE: Final = (b"MAIL FROM:<alice@example.net>\r\n", b"RCPT TO:<bob@example.com>\r\n", b"DATA\r\n")
-_PARAMETERS: Final = (
+PARAMETERS: Final = (
     (b"GATEWAY_INTERFACE", b"CGI/1.1"),
     (b"SERVER_PROTOCOL", b"HTTP/1.1"),
     (b"SERVER_SOFTWARE", b"trio_fcgimail"),
@@ -29,21 +29,25 @@ _PARAMETERS: Final = (
     (b"SCRIPT_NAME", b"/script.php"),
     (b"REQUEST_URI", b"/script.php"),
 )
-_GET: Final = (
-    *_PARAMETERS,
+GET: Final = (
+    *PARAMETERS,
     (b"QUERY_STRING", b"mail_from=alice%40example.net&rcpt_to=bob%40example.com"),
     (b"REQUEST_METHOD", b"GET"),
 )
 _ANSWER: Final = b"X-Powered-By: PHP/8.2.0\r\nContent-type: text/html; charset=UTF-8\r\n\r\n"
 
 
-def _response(text: bytes) -> bytes:
-    """What php-fpm sends back."""
-    core = fastcgi.ResponderConnection()
-    core.receive_data(fastcgi.ClientConnection().begin_request(1, params=_GET) + bytes((1, 5, 0, 1, 0, 0, 0, 0)))
-    while core.next_event() is not fastcgi.Signal.NEED_DATA:
-        pass
-    return core.send_stdout(1, _ANSWER + text) + core.end_request(1, app_status=0)
+def fpm_response(text: bytes) -> bytes:
+    """What php-fpm sends back: it pads its output, and does not end it but by END_REQUEST."""
+    output = _ANSWER + text
+    return fastcgi.encode_record(
+        fastcgi.RecordType.STDOUT, 1, output, padding=-len(output) % 8
+    ) + fastcgi.encode_record(fastcgi.RecordType.END_REQUEST, 1, bytes(8))
+
+
+def post_parameters(octets: int) -> tuple[tuple[bytes, bytes], ...]:
+    """What goes with a body of so many octets."""
+    return (*PARAMETERS, (b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"%d" % octets))
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -66,14 +70,14 @@ def open_smtp() -> smtp.ServerConnection:
 
 
 def _answer_all(conn: smtp.ServerConnection) -> None:
-    while (event := conn.next_event()) is not smtp.Signal.NEED_DATA:
+    while (event := conn.next_event()) is not smtp.NEED_DATA:
         match event:
-            case smtp.Connected() | smtp.Hello() | smtp.MailFrom() | smtp.RcptTo() | smtp.DataBegun():
-                conn.accept(event)
-            case smtp.MessageEnd():
-                conn.accept(event)
             case smtp.MessageChunk():
                 pass
+            case (
+                smtp.RcptTo() | smtp.MailFrom() | smtp.DataBegun() | smtp.MessageEnd() | smtp.Hello() | smtp.Connected()
+            ):
+                conn.accept(event)
             case other:
                 raise AssertionError(other)
 
@@ -93,24 +97,39 @@ def call(conn: fastcgi.ClientConnection, params: tuple[tuple[bytes, bytes], ...]
     conn.end_stdin(1)
     conn.receive_data(response)
     head = fastcgi.ResponseHeadReader()
-    while (event := conn.next_event()) is not fastcgi.Signal.NEED_DATA:
+    while (event := conn.next_event()) is not fastcgi.NEED_DATA:
         if isinstance(event, fastcgi.StdoutChunk):
             head.receive_data(event.data)
-            while head.next_event() is not fastcgi.Signal.NEED_DATA:
+            while head.next_event() is not fastcgi.NEED_DATA:
                 pass
+
+
+def call_whole(
+    conn: fastcgi.ClientConnection,
+    constant: fastcgi.ConstantParams,
+    params: tuple[tuple[bytes, bytes], ...],
+    body: bytes,
+    response: bytes,
+) -> None:
+    """Make one request, and read its response, in as few calls as there are."""
+    conn.request(1, params=params, constant=constant, body=body, keep_connection=True)
+    conn.receive_data(response)
+    answer = conn.next_answer(1)
+    assert answer is not None
+    fastcgi.read_response(answer.stdout)
 
 
 def run(octets: int, seconds: float, *, pipelined: bool) -> Report:
     """Take mails over and over; the encoding of the form is no part of it."""
-    writes, passed, saved = smtp_writes(octets, pipelined=pipelined), _response(b"PASSED"), _response(b"SAVED")
+    writes, passed, saved = smtp_writes(octets, pipelined=pipelined), fpm_response(b"PASSED"), fpm_response(b"SAVED")
     body = b"body=" + form_value(message(octets).replace(b"\r\n", b"\n"))
-    post = (*_PARAMETERS, (b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"%d" % len(body)))
+    post = post_parameters(len(body))
     server, client = open_smtp(), fastcgi.ClientConnection()
     mails = 0
     cpu, began = time.process_time(), time.perf_counter()
     while time.perf_counter() < began + seconds:
         take_mail(server, writes)
-        call(client, _GET, b"", passed)
+        call(client, GET, b"", passed)
         call(client, post, body, saved)
         mails += 1
     return Report(

@@ -2,12 +2,15 @@
 
 ``python -m benchmarks.pool`` runs all of it, ``python -m benchmarks.pool saturate share gain`` some:
 
-- ``saturate``: two servers with twice as many connections as php-fpm has children, and more clients than that.
-- ``share``: a web server at the same php-fpm, idle and busy.
-- ``gain``: mails per second and CPU time of ours, on a trivial script.
+- ``saturate``, (a): twice as many connections as php-fpm has children, in two processes, and more clients than that.
+- ``share``, (b): a web server at the same php-fpm, idle and busy.
+- ``faults``, (c): workers that retire, reloads and kills under load; see :mod:`benchmarks.pool_faults`.
+- ``gain``, (d): mails per second and CPU time of ours, on a trivial script.
 - ``requests``: the same without mail around it, the pool alone.
 
-The machine is never quiet: look at the ratios, not at the numbers.
+The ways to run it take turns within each round, and medians of the rounds are compared: the machine is never quiet, so
+look at the ratios, not at the numbers. A line that begins with a letter in brackets is a target, met or not met; the
+exit code is 1 when one is not met.
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 import trio
 
+from benchmarks import pool_faults
 from benchmarks.load import Load
-from tests.phpfpm import PhpFpm, call_script
+from tests.phpfpm import PhpFpm, call_script, children_of
 from tests.server_process import ServerProcess
 from trio_fcgimail.config import UnixAddress
 from trio_fcgimail.mail import post_parameters
@@ -42,6 +46,8 @@ ROUNDS: Final = 3
 TRIVIAL: Final = "<?php echo 'SAVED';"
 WORKING: Final = "<?php usleep(5000); echo 'SAVED';"
 BODY: Final = b"body=" + 700 * b"x"
+GAIN_CLIENTS: Final = 4 * CHILDREN  # of which (d) speaks: more than connections, so that there is something to hand on
+_T = TypeVar("_T")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _WEB_PAUSE_SECONDS: Final = 0.002
 
@@ -52,13 +58,14 @@ class Mode:
     """One way to run the servers.
 
     Args:
-        connections: of each server.
+        connections: of all workers together.
+        workers: processes.
     """
 
     name: str
     keep_alive: bool
     connections: int
-    servers: int = 1
+    workers: int = 1
 
 
 @final
@@ -68,6 +75,7 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    p99s: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
@@ -75,6 +83,7 @@ class Measured:
     def add(self, load: Load, cpu_seconds: float) -> None:
         self.seconds.append(load.seconds)
         self.latencies += load.latencies
+        self.p99s.append(percentile(load.latencies, 99))
         self.rates.append(len(load.latencies) / load.seconds)
         self.cpu_seconds.append(cpu_seconds / len(load.latencies))
         for reply, times in load.failures.items():
@@ -102,6 +111,7 @@ def configuration(php: PhpFpm, script: str, mode: Mode) -> str:
     return f"""
 hostname = "mx.example.com"
 allowed_hosts = ["example.com"]
+workers = {mode.workers}
 [[listeners]]
 address = "127.0.0.1:0"
 [limits]
@@ -119,25 +129,27 @@ save = "{script}"
 
 
 @contextmanager
-def serving(php: PhpFpm, script: str, mode: Mode) -> Iterator[list[ServerProcess]]:
-    """Servers that are ready."""
+def serving(php: PhpFpm, script: str, mode: Mode) -> Iterator[ServerProcess]:
+    """A server that is ready."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "fcgimail.toml").write_text(configuration(php, script, mode))
-        yield [stack.enter_context(ServerProcess("serve", folder=folder)) for _ in range(mode.servers)]
+        yield stack.enter_context(ServerProcess("serve", folder=folder))
 
 
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def cpu_seconds(server: ServerProcess) -> float:
+    """What a server has used so far: the parent and the children that it has."""
+    ticks = 0
+    for pid in (server.pid, *children_of(server.pid)):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS
 
 
-def start_load(servers: list[ServerProcess], clients: int, mails: int) -> subprocess.Popen[str]:
+def start_load(server: ServerProcess, clients: int, mails: int) -> subprocess.Popen[str]:
     """Start clients."""
-    ports = ",".join(str(server.port) for server in servers)
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.load", ports, str(clients), str(mails)],
+        [sys.executable, "-m", "benchmarks.load", str(server.port), str(clients), str(mails)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -152,6 +164,12 @@ def end_load(process: subprocess.Popen[str]) -> Load:
     return Load(found["seconds"], found["latencies"], found["failures"])
 
 
+def in_turn(all_of_them: Sequence[_T], number: int) -> list[_T]:
+    """Each once; in each round another one begins."""
+    first = number % len(all_of_them)
+    return [*all_of_them[first:], *all_of_them[:first]]
+
+
 def measure(
     php: PhpFpm, script: str, modes: Sequence[Mode], *, clients: int, mails: int, rounds: int
 ) -> list[Measured]:
@@ -159,13 +177,13 @@ def measure(
     found = [Measured() for _ in modes]
     with ExitStack() as stack:
         running = [stack.enter_context(serving(php, script, mode)) for mode in modes]
-        for servers in running:
-            end_load(start_load(servers, clients, 10 * clients))  # to warm up
-        for _ in range(rounds):
-            for servers, into in zip(running, found, strict=True):
-                before = sum(cpu_seconds(server.pid) for server in servers)
-                load = end_load(start_load(servers, clients, mails))
-                into.add(load, sum(cpu_seconds(server.pid) for server in servers) - before)
+        for server in running:
+            end_load(start_load(server, clients, 10 * clients))  # to warm up
+        for number in range(rounds):
+            for server, into in in_turn(list(zip(running, found, strict=True)), number):
+                before = cpu_seconds(server)
+                load = end_load(start_load(server, clients, mails))
+                into.add(load, cpu_seconds(server) - before)
     return found
 
 
@@ -200,9 +218,9 @@ class Web:
 
 def web_latencies(php: PhpFpm, script: str, mode: Mode, *, clients: int, seconds: float) -> list[float]:
     """What the web server sees while so many clients send mail (0: the mail server idles)."""
-    with serving(php, script, mode) as servers:
-        end_load(start_load(servers, clients or 8, 200))
-        load = start_load(servers, clients, 0) if clients else None
+    with serving(php, script, mode) as server:
+        end_load(start_load(server, clients or 8, 200))
+        load = start_load(server, clients, 0) if clients else None
         with Web(php, script) as web:
             time.sleep(seconds)
         if load is not None:
@@ -213,7 +231,24 @@ def web_latencies(php: PhpFpm, script: str, mode: Mode, *, clients: int, seconds
 
 def row(*cells: object) -> None:
     """Print a line of a table."""
-    print("  ".join(f"{cell:>14}" if index else f"{cell:<34}" for index, cell in enumerate(cells)), flush=True)
+    print("  ".join(f"{cell:>14}" if index else f"{cell:<44}" for index, cell in enumerate(cells)), flush=True)
+
+
+_missed: Final[list[str]] = []
+
+
+def target(name: str, value: float, *, at_most: float | None = None, at_least: float | None = None) -> None:
+    """Print what a target is, what was measured, and whether that meets it."""
+    is_met = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+    wanted = f"at most {at_most:g}" if at_least is None else f"at least {at_least:g}"
+    row(name, f"{value:.2f}", wanted, "met" if is_met else "NOT MET")
+    if not is_met:
+        _missed.append(name)
+
+
+def of_median_round(rounds: list[list[float]], percent: int) -> float:
+    """The median of the percentiles of the rounds."""
+    return statistics.median(percentile(latencies, percent) for latencies in rounds)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -223,9 +258,9 @@ def _milliseconds(seconds: float) -> str:
 def saturate() -> None:
     """Twice as many connections as children, in two processes."""
     modes = [
-        Mode("kept, 2 x children", True, CHILDREN, 2),
-        Mode("not kept, 2 x children", False, CHILDREN, 2),
-        Mode("kept, as many as children", True, CHILDREN // 2, 2),
+        Mode("kept, 2 x children", True, 2 * CHILDREN, 2),
+        Mode("not kept, 2 x children", False, 2 * CHILDREN, 2),
+        Mode("kept, as many as children", True, CHILDREN, 2),
     ]
     for name, source in (("trivial", TRIVIAL), ("5 ms", WORKING)):
         with PhpFpm(children=CHILDREN) as php:
@@ -234,11 +269,13 @@ def saturate() -> None:
         row(f"saturate, script {name}", "mails/s", "s/2000 mails", "p50", "p99", "max", "not 250")
         for mode, got in zip(modes, found, strict=True):
             spread = [_milliseconds(got.percentile(percent)) for percent in (50, 99, 100)]
-            took = f"{statistics.mean(got.seconds):.2f}"
+            took = f"{statistics.median(got.seconds):.2f}"
             row(mode.name, f"{got.median_rate():.0f}", took, *spread, sum(got.failures.values()))
         kept, other, fewer = found
-        row("p99, kept / not kept", f"{kept.percentile(99) / other.percentile(99):.2f}")
-        row("time, kept / as many as children", f"{sum(kept.seconds) / sum(fewer.seconds):.2f}")
+        median = statistics.median
+        target(f"(a) {name}: p99, kept / not kept", median(kept.p99s) / median(other.p99s), at_most=1.5)
+        target(f"(a) {name}: time, 2 x / as many", median(kept.seconds) / median(fewer.seconds), at_most=1.5)
+        target(f"(a) {name}: mails that were not 250", sum(kept.failures.values()), at_most=0)
 
 
 def share() -> None:
@@ -248,14 +285,16 @@ def share() -> None:
         with PhpFpm(children=CHILDREN) as php:
             script = php.script("save.php", source)
             for clients in (0, 4, 20):
-                found: list[list[float]] = [[] for _ in modes]
-                for _ in range(ROUNDS):
-                    for mode, latencies in zip(modes, found, strict=True):
-                        latencies.extend(web_latencies(php, script, mode, clients=clients, seconds=2))
+                found: list[list[list[float]]] = [[] for _ in modes]
+                for number in range(ROUNDS):
+                    for mode, rounds in in_turn(list(zip(modes, found, strict=True)), number):
+                        rounds.append(web_latencies(php, script, mode, clients=clients, seconds=2))
                 row(f"share, {name}, {clients} clients", "web p50", "web p95", "web max")
-                for mode, got in zip(modes, found, strict=True):
-                    row(mode.name, *(_milliseconds(percentile(got, percent)) for percent in (50, 95, 100)))
-                row("p95, kept / not kept", f"{percentile(found[0], 95) / percentile(found[1], 95):.2f}")
+                for mode, rounds in zip(modes, found, strict=True):
+                    row(mode.name, *(_milliseconds(of_median_round(rounds, percent)) for percent in (50, 95, 100)))
+                kept, other = (of_median_round(rounds, 95) for rounds in found)
+                what = f"busy with {clients} clients" if clients else "idle"
+                target(f"(b) {name}, {what}: web p95", kept / other, at_most=2)
 
 
 def gain() -> None:
@@ -263,7 +302,7 @@ def gain() -> None:
     modes = [Mode("kept", True, CHILDREN), Mode("not kept", False, CHILDREN)]
     with PhpFpm(children=CHILDREN) as php:
         script = php.script("save.php", TRIVIAL)
-        for clients in (1, 4, 16, 40):
+        for clients in (1, 4, GAIN_CLIENTS, 40):
             found = measure(php, script, modes, clients=clients, mails=800, rounds=4 * ROUNDS)
             row(f"gain, {clients} clients", "mails/s", "CPU per mail", "p99", "not 250")
             for mode, got in zip(modes, found, strict=True):
@@ -271,11 +310,12 @@ def gain() -> None:
                 failed = sum(got.failures.values())
                 row(mode.name, f"{got.median_rate():.0f}", cpu, _milliseconds(got.percentile(99)), failed)
             kept, other = found
-            row(
-                "ratio",
-                f"{kept.median_rate() / other.median_rate():.2f}",
-                f"{kept.median_cpu() / other.median_cpu():.2f}",
-            )
+            rates, cpus = kept.median_rate() / other.median_rate(), kept.median_cpu() / other.median_cpu()
+            if clients == GAIN_CLIENTS:
+                target("(d) mails per second, kept / not kept", rates, at_least=1.15)
+                target("(d) CPU per mail, kept / not kept", cpus, at_most=1)
+            else:
+                row("ratio", f"{rates:.2f}", f"{cpus:.2f}")
 
 
 def requests() -> None:
@@ -300,7 +340,8 @@ async def _pieces() -> AsyncGenerator[bytes, None]:
 
 
 async def _request_all(php: PhpFpm, script: str, into: Measured, *, keep_alive: bool) -> None:
-    pool = Pool([UnixAddress(str(php.socket_path))], PoolRules(max_connections=CHILDREN, keep_alive=keep_alive))
+    rules = PoolRules(max_connections=CHILDREN, keep_alive=keep_alive, is_known_to_keep=True)
+    pool = Pool([UnixAddress(str(php.socket_path))], rules)
     parameters = post_parameters(script, len(BODY), hostname="mx.example.com", remote_ip="192.0.2.1")
     latencies: list[float] = []
 
@@ -320,13 +361,28 @@ async def _request_all(php: PhpFpm, script: str, into: Measured, *, keep_alive: 
         nursery.cancel_scope.cancel()
 
 
-PARTS: Final = {"saturate": saturate, "share": share, "gain": gain, "requests": requests}
+def faults() -> None:
+    """Workers that retire, reloads and kills under load."""
+    for keep_alive in (True, False):
+        name = "kept" if keep_alive else "not kept"
+        found = pool_faults.measure(keep_alive=keep_alive)
+        row(f"faults, {name}", "mails", "250", "451", "runs")
+        row("", found.mails, found.saved, found.deferred, found.runs)
+        target(f"(c) {name}: 250 that was not run", found.untrue, at_most=0)
+        target(f"(c) {name}: runs without a 451 between", found.doubled, at_most=0)
+        target(f"(c) {name}: 451 that could be hidden", len(found.needless), at_most=0)
+        for reason in found.needless:
+            row(f"    {reason}")
+
+
+PARTS: Final = {"saturate": saturate, "share": share, "faults": faults, "gain": gain, "requests": requests}
 
 
 def main() -> None:
     """Run the parts that the command line names, or all."""
     for name in sys.argv[1:] or PARTS:
         PARTS[name]()
+    sys.exit(1 if _missed else 0)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,8 @@ class Asked(Enum):
     """What becomes of a connection that was asked to be kept."""
 
     KEPT = auto()
+    UNUSED = auto()
+    """It stays, but each request starts a program, which takes so long that we gain nothing and close it."""
     CLOSED = auto()
 
 
@@ -358,5 +360,6 @@ SERVERS: Final = (
         transport=Transport.TCP,
         death=Death.REPLACED,
         half=Half.COMPLETE,
+        asked=Asked.UNUSED,
     ),
 )

@@ -29,6 +29,10 @@ class Authority:
         """Another certificate of our server, with a key of its own."""
         return self._ca.issue_cert(HOSTNAME, "127.0.0.1")
 
+    def issue_to(self, *names: str, common_name: str | None = None) -> trustme.LeafCert:
+        """A certificate of somebody else."""
+        return self._ca.issue_cert(*names, common_name=common_name)
+
     def trusting(self) -> ssl.SSLContext:
         """A client's context that takes nobody but our server."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -42,13 +42,26 @@ _PORT: Final = re.compile(r"^(?=.*\blistening\b).*127\.0\.0\.1:(\d+)", re.MULTIL
 _FAULT: Final = re.compile(r"Traceback|ResourceWarning|Exception ignored")
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Ours, with tables wide enough that no line is folded."""
-    return os.environ | {"COLUMNS": "250"} | dict(extra or {})
+#: With these, coverage writes a file at the end of a process, which who is no longer root cannot.
+MEASURING: Final = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+
+
+def environment(extra: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Ours, with tables wide enough that no line is folded.
+
+    Args:
+        extra: None takes a variable out.
+    """
+    wanted = os.environ | {"COLUMNS": "250"} | dict(extra or {})
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+#: For a server that gives up the rights of root.
+UNMEASURED: Final[Mapping[str, None]] = dict.fromkeys(MEASURING)
 
 
 def run_command(
-    *arguments: str, folder: Path, env: Mapping[str, str] | None = None
+    *arguments: str, folder: Path, env: Mapping[str, str | None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end; one that prints a traceback, whatever its exit code, is an AssertionError."""
     done = subprocess.run(
@@ -120,7 +133,7 @@ class ServerProcess:
         self,
         *arguments: str,
         folder: Path,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         ready: Callable[["ServerProcess"], object] | None = None,
         sockets: Sequence[tuple[str, socket.socket]] = (),
     ) -> None:

@@ -326,6 +326,7 @@ class House:
         )
         self._nursery = nursery
         nursery.start_soon(self.gateway.scripts.run)
+        nursery.start_soon(self.gateway.alarms.run)
 
     def session(
         self,

@@ -8,15 +8,18 @@ import smtplib
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 import pytest
+import trio
 
 from tests.application_servers import (
     ROOT,
     SERVERS,
+    WORKERS,
     ApplicationServer,
     Asked,
     Death,
@@ -30,6 +33,7 @@ from tests.application_servers import (
 from tests.clients import HELO, SECONDS
 from tests.phpfpm import open_folder
 from tests.server_process import ServerProcess
+from trio_fcgimail.config import parse_upstream_address
 from trio_fcgimail.fastcgi import (
     NEED_DATA,
     ClientConnection,
@@ -44,6 +48,7 @@ from trio_fcgimail.fastcgi import (
     StreamEnded,
 )
 from trio_fcgimail.mail import get_parameters
+from trio_fcgimail.server.pool import Kind, Pool, PoolRules
 
 HEAD: Final = b"From: author@example.net\r\nTo: info@example.com\r\nSubject: Hello\r\n\r\n"
 SAVE_SECONDS: Final = 1.0
@@ -196,6 +201,58 @@ def test_a_slow_script_is_451_in_time_and_delays_nobody(house: House) -> None:
         assert hasty.stop() == 0
 
 
+CLIENTS: Final = 6
+MAILS_OF_EACH: Final = 8
+
+
+def test_many_mails_in_a_row_from_several_clients_are_all_taken(house: House) -> None:
+    """With ``keep_alive``, as is the default, and fewer connections than clients: what a server that closes kept ones
+    behind its answer makes hard. No fault is injected, so nobody is told anything but 250.
+    """
+    before = house.stored()
+
+    def send(number: int) -> list[tuple[int, bytes]]:
+        with house.client() as client:
+            return [
+                data(client, "info@example.com", HEAD + f"Mail {mail} of client {number}.\r\n".encode())
+                for mail in range(MAILS_OF_EACH)
+            ]
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        replies = [reply for several in threads.map(send, range(CLIENTS)) for reply in several]
+    assert {code for code, _ in replies} == {250}, replies
+    assert len(house.stored() - before) == CLIENTS * MAILS_OF_EACH
+
+
+@pytest.mark.trio
+async def test_connections_are_used_again_where_they_stay_and_where_not_no_request_is_lost(house: House) -> None:
+    pool = Pool([parse_upstream_address(house.app.address)], PoolRules(max_connections=WORKERS - 1))
+
+    async def ask_in_a_row(times: int) -> None:
+        for _ in range(times):
+            answer = await pool.request(Kind.SAVE, validation(house, "info@example.com"), None, seconds=SECONDS)
+            assert answer.output == b"PASSED"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run)
+        async with trio.open_nursery() as clients:
+            for _ in range(12):
+                clients.start_soon(ask_in_a_row, 25)
+        shown = pool.snapshot().upstreams[0]
+        nursery.cancel_scope.cancel()
+    assert not any(shown.failures.values())
+    assert shown.requests == 300
+    match house.kind.asked:
+        case Asked.KEPT:
+            assert shown.connections < 200
+        case Asked.UNUSED:
+            assert shown.connections > 250
+        case Asked.CLOSED:
+            assert shown.connections == 300
+        case asked:
+            assert_never(asked)
+
+
 @dataclass(slots=True)
 class Heard:
     """What came on the wire in answer to one request."""
@@ -243,7 +300,7 @@ def test_the_connection_is_kept_when_asked_and_closed_when_not(house: House) -> 
     """By our core alone: one request that asks for the connection, and on the same one another that does not."""
     conn = ClientConnection()
     with house.app.connect() as sock:
-        for keep in (True, False) if house.kind.asked is Asked.KEPT else (True,):
+        for keep in (True,) if house.kind.asked is Asked.CLOSED else (True, False):
             heard = ask(sock, conn, validation(house, "info@example.com"), keep=keep)
             assert heard.status is ProtocolStatus.REQUEST_COMPLETE
             assert re.fullmatch(rb"(?:[^\r\n]+\r?\n)*\r?\nPASSED", heard.out)
@@ -286,7 +343,7 @@ def test_a_server_that_multiplexes_answers_each_request_by_its_own_id(house: Hou
 
 
 DEATHS: Final = {Death.REPLACED: "is replaced", Death.FATAL: "takes the server with it"}
-CONNECTIONS: Final = {Asked.KEPT: "stays", Asked.CLOSED: "is closed"}
+CONNECTIONS: Final = {Asked.KEPT: "stays", Asked.UNUSED: "stays", Asked.CLOSED: "is closed"}
 
 
 def test_the_page_says_how_they_differ() -> None:

@@ -232,6 +232,22 @@ async def test_tls_ends_at_haproxy(
     assert (fields["tls_protocol"], fields["tls_cipher"]) == ("TLSv1.3", cipher if told else "unknown")
 
 
+async def test_the_client_that_haproxy_has_verified(
+    certificate: Certificate, responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "clients.pem")
+    authority.issue_cert("sender.example", common_name="A, B").configure_cert(certificate.trusted)
+    bind = f"ssl crt {certificate.path} ca-file {tmp_path}/clients.pem verify required"
+    front = Front("send-proxy-v2 proxy-v2-options ssl,cert-cn", bind=bind)
+    async with in_front(front, tmp_path, journal) as stream:
+        encrypted = await _encrypt(stream, certificate)
+        client = Dialogue(trio.StapledStream(encrypted, encrypted))
+        await client.hello()
+        assert (await client.mail()).startswith(STORED)
+    assert responder.requests[0].fields["tls_client_subject"] == "CN=A\\, B"
+
+
 async def test_health_checks_speak_for_haproxy_itself(
     responder: ScriptedResponder, journal: Journal, tmp_path: Path
 ) -> None:

@@ -4,7 +4,9 @@ import base64
 import json
 import os
 import re
+import smtplib
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -12,15 +14,16 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
-from tests.cli.support import NO_UPSTREAM, run_in_shell
+from tests.cli.support import HOSTNAME, NO_UPSTREAM, configuration, run_in_shell
 from tests.phpfpm import PhpFpm
-from tests.server_process import free_port, run_command
+from tests.server_process import ServerProcess, free_port, run_command
 from trio_fcgimail import __version__
 from trio_fcgimail.cli import call
-from trio_fcgimail.cli.commands import cli
+from trio_fcgimail.cli.callstage import Asked
+from trio_fcgimail.cli.commands import cli, default_hostname
 from trio_fcgimail.cli.problems import Failure
 from trio_fcgimail.config import UnixAddress, UpstreamAddress
-from trio_fcgimail.mail import Stage
+from trio_fcgimail.mail import BodyKind, Stage
 
 ECHO: Final = """<?php
 header('Content-Type: application/json');
@@ -63,9 +66,10 @@ def test_a_field_need_not_be_utf8(php: PhpFpm, folder: Path) -> None:
     assert (done.returncode, _split(done.stdout)[1]) == (0, b"fffe")
 
 
-def test_a_field_that_fits_no_record_is_one_line_and_1(php: PhpFpm, folder: Path) -> None:
+def test_a_field_that_fits_no_record_is_told_and_1(php: PhpFpm, folder: Path) -> None:
     done = run_command("call", "/srv/save.php", f"name={'x' * 70_000}", "--fastcgi", php.address, folder=folder)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, b"", 1)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, b"", 3)
+    assert b"65535" in done.stderr.splitlines()[0]
 
 
 def test_a_file_is_posted_as_it_is(php: PhpFpm, folder: Path) -> None:
@@ -231,12 +235,113 @@ def test_a_post_is_judged_as_save(php: PhpFpm, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("address", [pytest.param(NO_UPSTREAM, id="unix"), pytest.param("", id="tcp")])
-def test_without_a_server_it_is_one_line_and_1(folder: Path, address: str) -> None:
+def test_without_a_server_it_says_so_and_what_a_sender_would_be_told(folder: Path, address: str) -> None:
     address = address or f"127.0.0.1:{free_port()}"
     done = run_command("call", "/srv/save.php", "--fastcgi", address, folder=folder)
     assert (done.returncode, done.stdout) == (1, b"")
-    (line,) = done.stderr.decode().splitlines()
-    assert line.startswith(f"trio_fcgimail: {address}: ")
+    problem, took, verdict = done.stderr.decode().splitlines()
+    assert problem.startswith(f"trio_fcgimail: {address}: ")
+    assert re.fullmatch(r"[0-9]+\.[0-9] ms, not connected", took)
+    assert verdict.startswith("as validate: failed, 451 4.3.0 Local error; try again later (")
+
+
+@pytest.mark.parametrize("kind", BodyKind, ids=attrgetter("value"))
+def test_a_mail_is_handed_over_as_the_server_would(kind: BodyKind, php: PhpFpm, folder: Path) -> None:
+    """Against the server itself, side by side: what the script sees is the same, save for id, port and time."""
+    mail = b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\n\n.\n..two & 100%\n\0\xff\n"
+    (folder / "mail.eml").write_bytes(mail)
+    script = php.script("seen.php", SEEN.format(folder=php.data))
+    done = run_command(
+        *("call", script, "--mail", "mail.eml", "--body", kind.value, "--fastcgi", php.address),
+        *("mail_from=alice@example.net", "rcpt_to=bob@example.com", "rcpt_to=carol@example.com", "helo=client.example"),
+        folder=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    by_hand = _seen(php)
+    verdict = done.stderr.decode().splitlines()[-1]
+    assert verdict == f"as save: accepted, 250 2.0.0 OK: queued as {by_hand[0]['queue_id']}"
+    toml = configuration(upstream=php.address, save=script, more=f'body = "{kind.value}"')
+    (folder / "fcgimail.toml").write_text(toml.replace(HOSTNAME, default_hostname()))
+    with ServerProcess("serve", folder=folder) as server:
+        with smtplib.SMTP("127.0.0.1", server.port, local_hostname="client.example") as client:
+            client.sendmail("alice@example.net", ["bob@example.com", "carol@example.com"], mail.replace(b"\n", b"\r\n"))
+        assert server.stop() == 0
+    by_server = _seen(php)
+    assert by_hand[0].keys() == by_server[0].keys()
+    for name in by_hand[0].keys() - {"queue_id", "remote_port", "size"}:
+        assert by_hand[0][name] == by_server[0][name], name
+    assert by_hand[1].partition(b"Subject: ")[2] == by_server[1].partition(b"Subject: ")[2] != b""
+    assert by_hand[1].startswith(b"Received: from client.example ([127.0.0.1])")
+    assert len(by_hand[1]) == int(by_hand[0]["size"])
+
+
+#: What a save script is given, for tests to look at.
+SEEN: Final = """<?php
+$file = $_FILES['body']['tmp_name'] ?? null;
+$body = $_POST['body'] ?? file_get_contents($file ?? 'php://input');
+$fields = $_POST ?: $_GET;
+unset($fields['body']);
+file_put_contents('{folder}/body', $body);
+file_put_contents('{folder}/fields', json_encode($fields));
+echo 'SAVED';
+"""
+
+
+def _seen(php: PhpFpm) -> tuple[dict[str, str], bytes]:
+    return json.loads((php.data / "fields").read_text()), (php.data / "body").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stage", "names"),
+    [
+        (Stage.CONNECT, {"helo", "protocol", "rcpt_count", "remote_ip", "remote_port", "stage", "tls_on"}),
+        (Stage.HELO, {"helo", "protocol", "rcpt_count", "remote_ip", "remote_port", "stage", "tls_on"}),
+        (
+            Stage.MAIL,
+            {"helo", "mail_from", "protocol", "rcpt_count", "remote_ip", "remote_port"}
+            | {"smtputf8", "stage", "tls_on", "with"},
+        ),
+        (
+            Stage.VALIDATE,
+            {"helo", "mail_from", "protocol", "rcpt_count", "rcpt_to", "remote_ip", "remote_port"}
+            | {"smtputf8", "stage", "tls_on", "with"},
+        ),
+    ],
+    ids=lambda value: value.value if isinstance(value, Stage) else None,
+)
+def test_a_stage_has_all_its_fields_and_those_given_by_hand(
+    stage: Stage, names: set[str], php: PhpFpm, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["call", php.script("echo.php", ECHO), "--stage", stage.value, "helo=me", "--fastcgi", php.address])
+    told = json.loads(capfd.readouterr().out.partition("\r\n\r\n")[2])["get"]
+    assert told.keys() == names
+    assert (told["stage"], told["helo"]) == (stage.value, "me")
+
+
+def test_when_the_script_dies_its_stderr_and_the_verdict_are_shown(php: PhpFpm, folder: Path) -> None:
+    source = "<?php error_log('last words'); echo 'x'; while (ob_get_level()) ob_end_flush(); flush();"
+    script = php.script("dies.php", source + "posix_kill(posix_getpid(), 9);")
+    done = run_command("call", script, "--stage", "save", "--fastcgi", php.address, folder=folder)
+    assert (done.returncode, done.stdout) == (1, b"")
+    told = done.stderr.decode()
+    assert "last words" in told
+    assert re.search(r"(?m)^[0-9.]+ ms, [0-9.]+ of them to connect$", told)
+    assert told.splitlines()[-1].startswith("as save: failed, 451 4.3.0 Local error; try again later (")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        pytest.param(("rcpt_to=nobody",), "'nobody' is no address", id="no-domain"),
+        pytest.param(("mail_from=a@b c",), "'a@b c' is no address", id="bad-domain"),
+    ],
+)
+def test_a_mail_with_an_address_that_cannot_be(arguments: tuple[str, ...], told: str, folder: Path) -> None:
+    (folder / "mail.eml").write_bytes(b"")
+    done = run_command("call", "/save.php", "--mail", "mail.eml", *arguments, "--fastcgi", NO_UPSTREAM, folder=folder)
+    assert done.returncode == 1
+    assert told in done.stderr.decode()
 
 
 def test_a_script_that_hangs_is_1_when_the_time_is_over(php: PhpFpm, folder: Path) -> None:
@@ -258,17 +363,8 @@ async def test_one_deadline_holds_for_connecting_and_the_answer(
 
     streams: list[trio.abc.Stream] = []
     began = trio.current_time()
-    code = await call.call_script(
-        UnixAddress("/s"),
-        "/x.php",
-        [],
-        None,
-        stage=Stage.VALIDATE,
-        hostname="mx.example.com",
-        content_type="text/plain",
-        seconds=30,
-        connect=connect,
-    )
+    asked = Asked([], None, Stage.VALIDATE)
+    code = await call.call_script(UnixAddress("/s"), asked, seconds=30, connect=connect)
     assert (code, trio.current_time() - began) == (1, 30)
     assert "no complete answer within 10 s" in capsys.readouterr().err
 
@@ -284,6 +380,11 @@ async def test_one_deadline_holds_for_connecting_and_the_answer(
         pytest.param(("/srv/save.php", "=value", "--fastcgi", NO_UPSTREAM), id="field-without-a-name"),
         pytest.param(("/srv/save.php", "--post", "missing", "--fastcgi", NO_UPSTREAM), id="no-such-file"),
         pytest.param(("/srv/save.php", "--stage", "rcpt", "--fastcgi", NO_UPSTREAM), id="no-such-stage"),
+        pytest.param(("/srv/save.php", "--mail", "missing", "--fastcgi", NO_UPSTREAM), id="no-such-mail"),
+        pytest.param(("/x.php", "--mail", "-", "--post", "-", "--fastcgi", NO_UPSTREAM), id="two-bodies"),
+        pytest.param(("/x.php", "--mail", "-", "--stage", "helo", "--fastcgi", NO_UPSTREAM), id="mail-to-helo"),
+        pytest.param(("/x.php", "--mail", "-", "subject=x", "--fastcgi", NO_UPSTREAM), id="field-of-the-mail"),
+        pytest.param(("/x.php", "--mail", "-", "--body", "xml", "--fastcgi", NO_UPSTREAM), id="no-such-body"),
         pytest.param(("/srv/save.php", "--seconds", "0", "--fastcgi", NO_UPSTREAM), id="no-time"),
         pytest.param(("/srv/save.php", "--seconds", "nan", "--fastcgi", NO_UPSTREAM), id="time-is-no-number"),
     ],

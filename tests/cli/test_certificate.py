@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.cli.support import HOSTNAME, configuration, write_configuration
 from tests.phpfpm import PhpFpm
 from tests.server_process import ServerProcess, free_port, run_command
-from trio_fcgimail.cli.certificate import check_certificate
+from trio_fcgimail.cli.certificate import check_certificate, check_tls
 from trio_fcgimail.cli.finding import Finding, State
+from trio_fcgimail.config import make_settings
 
 NOW: Final = datetime.now(UTC)
 DAY: Final = timedelta(days=1)
@@ -134,3 +136,43 @@ def test_check_is_1_with_a_bad_one(php: PhpFpm, folder: Path) -> None:
     (row,) = [line for line in done.stdout.decode().splitlines() if "listeners[0].certificate" in line]
     assert done.returncode == 1
     assert row.startswith("NO")
+
+
+# All of one listener
+
+
+def _tls(folder: Path, more: str) -> list[tuple[str, State, str]]:
+    text = configuration(listener=_listener(folder / "mx.pem", "starttls") + f"\n{more}")
+    settings = make_settings(tomllib.loads(text))
+    findings = check_tls("listeners[0]", settings.listeners[0], settings, NOW)
+    return [(finding.subject, finding.state, finding.detail) for finding in findings]
+
+
+def test_certificates_by_name_have_rows_of_their_own(authority: trustme.CA, tmp_path: Path) -> None:
+    store(authority.issue_cert(HOSTNAME), tmp_path)
+    others = [("other.pem", ("a.example", "b.example", "c.example", "d.example")), ("none.pem", ("192.0.2.1",))]
+    more = ""
+    for name, names in others:
+        authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(tmp_path / name)
+        more += f'[[listeners.certificates]]\ncertificate = "{tmp_path}/{name}"\n'
+    first, second, third = _tls(tmp_path, more)
+    assert first[:2] == ("listeners[0].certificate", State.GOOD)
+    assert second[:2] == ("listeners[0].certificates[0]", State.GOOD)
+    assert second[2].endswith(", for a.example, b.example, c.example, ...")
+    assert third[:2] == ("listeners[0].certificates[1]", State.BAD)
+    assert "no DNS names" in third[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param('ciphers = ["NO-SUCH-SUITE"]', "OpenSSL has none of the ciphers", id="suites"),
+        pytest.param('client_certificates = "required"\nclient_ca = "/none"', "/none: No such file", id="authorities"),
+    ],
+)
+def test_what_else_is_in_the_way(authority: trustme.CA, tmp_path: Path, more: str, told: str) -> None:
+    store(authority.issue_cert(HOSTNAME), tmp_path)
+    good, bad = _tls(tmp_path, more)
+    assert good[1] is State.GOOD
+    assert bad[:2] == ("listeners[0].tls", State.BAD)
+    assert told in bad[2]

@@ -3,8 +3,12 @@
 import os
 import signal
 import smtplib
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -91,6 +95,127 @@ def test_a_killed_php_is_451_and_then_started_again(folder: Path, mails: Path) -
         assert len(list(mails.iterdir())) == 1
         assert server.stop(signal.SIGTERM) == 0
     assert list((folder / "tmp").iterdir()) == []
+
+
+#: Says when it has begun, and stores the mail once it may.
+SLOW_SAVE: Final = """<?php
+file_put_contents('{folder}/begun', 'x');
+while (!file_exists('{folder}/go')) {{ usleep(2000); clearstatcache(); }}
+file_put_contents(getenv('FCGIMAIL_DIR') . '/' . $_POST['mail_digest'], $_POST['body']);
+echo 'SAVED';
+"""
+
+
+@contextmanager
+def _mail_under_way(folder: Path, server: ServerProcess) -> Iterator[Future[dict[str, tuple[int, bytes]] | str]]:
+    """A mail whose script has begun; what its sender is told, or the error that it has."""
+
+    def send() -> dict[str, tuple[int, bytes]] | str:
+        try:
+            with smtplib.SMTP("127.0.0.1", server.port, timeout=SECONDS) as client:
+                return client.sendmail(SENDER, "info@example.com", MAIL)
+        except (smtplib.SMTPException, OSError) as exc:
+            return repr(exc)
+
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(send)
+        eventually((folder / "begun").exists, "the script has begun")
+        yield future
+
+
+def _slow_server(folder: Path, mails: Path) -> ServerProcess:
+    server = _server(folder, mails, "--max-connections", "2")
+    (folder / "save.php").write_text(SLOW_SAVE.format(folder=folder))
+    folder.chmod(0o777)
+    return server
+
+
+def _everybody(server: ServerProcess) -> set[int]:
+    """All processes below the server: its worker, php-fpm and its workers, and the shell that outlives us."""
+    master = _master(server, 2)
+    return {*children_of(server.pid), *children_of(master)}
+
+
+def test_on_hup_php_stays_and_a_mail_under_way_is_stored(folder: Path, mails: Path) -> None:
+    """php-fpm is a child of the parent, as the workers of the mail server are: it does not go with those."""
+    with _slow_server(folder, mails) as server:
+        master = _master(server, 2)
+        with _mail_under_way(folder, server) as told:
+            server.send(signal.SIGHUP)
+            server.wait_for_log("reloaded")
+            (folder / "go").touch()
+            assert told.result(SECONDS) == {}
+        deliver(server.port)
+        assert _master(server, 2) == master
+        assert len(list(mails.iterdir())) == 1  # both are one by their digest
+        everybody = _everybody(server)
+        assert server.stop() == 0
+    for pid in everybody:
+        wait_gone(pid)
+    assert list((folder / "tmp").iterdir()) == []
+
+
+def test_on_term_a_mail_under_way_is_stored_before_php_goes(folder: Path, mails: Path) -> None:
+    with _slow_server(folder, mails) as server:
+        everybody = _everybody(server)
+        with _mail_under_way(folder, server) as told:
+            server.send(signal.SIGTERM)
+            eventually(lambda: not _listens(server.port), "it has begun to end")
+            (folder / "go").touch()
+            assert told.result(SECONDS) == {}
+        assert server.wait() == 0
+    assert len(list(mails.iterdir())) == 1
+    for pid in everybody:
+        wait_gone(pid)
+    assert list((folder / "tmp").iterdir()) == []
+
+
+def test_when_the_server_is_killed_with_a_mail_under_way_nobody_is_left_and_no_250_is_untrue(
+    folder: Path, mails: Path
+) -> None:
+    with _slow_server(folder, mails) as server:
+        everybody = _everybody(server)
+        with _mail_under_way(folder, server) as told:
+            server.send(signal.SIGKILL)
+            (folder / "go").touch()
+            answer = told.result(SECONDS)
+        for pid in everybody:
+            wait_gone(pid)
+    assert answer != {} or len(list(mails.iterdir())) == 1
+    eventually(lambda: list((folder / "tmp").iterdir()) == [], "the folder of php-fpm is gone")
+
+
+def test_a_killed_worker_of_the_server_leaves_php_alone(folder: Path, mails: Path) -> None:
+    with _server(folder, mails, "--max-connections", "2") as server:
+        master = _master(server, 2)
+        (worker,) = {pid for pid in children_of(server.pid) if b"workers.child" in _command(pid)}
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for_log("worker died")
+        eventually(lambda: len(children_of(server.pid)) == 3, "another worker")
+        deliver(server.port)
+        assert _master(server, 2) == master
+        assert server.stop() == 0
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize("children", [1, 3, 8])
+def test_there_are_as_many_children_as_connections(children: int, folder: Path, mails: Path) -> None:
+    with _server(folder, mails, "--max-connections", str(children)) as server:
+        master = _master(server, children)
+        deliver(server.port)
+        assert len(children_of(master)) == children
+        assert server.stop() == 0
 
 
 def test_php_goes_with_a_killed_server(folder: Path, mails: Path) -> None:

@@ -1,5 +1,6 @@
 """Mail clients that others wrote, each behind the same call, and what each of them can do."""
 
+from tests.clients.postfix import Postfix, running_postfix
 from tests.clients.python import by_smtplib
 from tests.clients.routes import (
     HELO,
@@ -30,9 +31,11 @@ __all__ = [
     "Mail",
     "Mechanism",
     "Outcome",
+    "Postfix",
     "Route",
     "by_smtplib",
     "missing",
     "require",
     "run_client",
+    "running_postfix",
 ]

@@ -4,13 +4,15 @@ It runs with a configuration, a queue and a log of its own, so that an installed
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final, assert_never, final
 
 from tests.clients.routes import HELO, HOST, Channel, Mail, Outcome, Route, missing, require, run_client
 from tests.phpfpm import wait_gone
@@ -47,6 +49,7 @@ tlsmgr unix - - n 1000? 1 tlsmgr
 smtp unix - - n - - smtp
 lmtp unix - - n - - lmtp
 discard unix - - n - - discard
+showq unix n - n - - showq
 postlog unix-dgram n - n - 1 postlogd
 """
 #: Its folders by owner, group and mode: what ``postfix start`` makes and checks unless told that a check was passed.
@@ -60,6 +63,7 @@ _QUEUE: Final = {
 }
 #: When its files were changed: each of its programs waits up to 1.5 s for the end of changes that look recent.
 _LONG_AGO: Final = (0, 0)
+_VERDICT: Final = re.compile(r"postfix/[sl]mtp\[.* to=<([^>]*)>.* status=(\w+) (.*)")
 
 
 def _settings(route: Route, folder: Path) -> list[str]:
@@ -94,9 +98,54 @@ def _settings(route: Route, folder: Path) -> list[str]:
     ]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Postfix:
+    """One that runs.
+
+    Attributes:
+        folder: where all of it is, its configuration in ``conf``.
+    """
+
+    folder: Path
+
+    def submit(self, mail: Mail) -> None:
+        """Put a mail into its queue. Its sendmail wants the line ends of its system."""
+        sendmail = require("sendmail", "postfix")
+        command = [sendmail, "-C", str(self.folder / "conf"), "-i", "-f", mail.sender, "--", *mail.recipients]
+        queued = run_client(command, mail.content.replace(b"\r\n", b"\n"))
+        assert queued.sent, queued.said
+
+    def probe(self, mail: Mail) -> None:
+        """Have it ask whether the recipients exist, and send a report to the sender."""
+        command = [require("sendmail", "postfix"), "-C", str(self.folder / "conf"), "-bv", "-f", mail.sender, "--"]
+        asked = run_client([*command, *mail.recipients], b"")
+        assert asked.sent, asked.said
+
+    def verdicts(self) -> list[tuple[str, str, str]]:
+        """Each try of each recipient: the recipient, the status, and what was said of it."""
+        return _VERDICT.findall(self.log())
+
+    def queue(self) -> dict[str, str]:
+        """The recipients that wait, and why they do."""
+        listed = run_client([require("postqueue", "postfix"), "-c", str(self.folder / "conf"), "-j"])
+        assert listed.sent, listed.said
+        mails = [json.loads(line) for line in listed.said.splitlines()]
+        return {one["address"]: one.get("delay_reason", "") for mail in mails for one in mail["recipients"]}
+
+    def flush(self) -> None:
+        """Have it try everything that waits again."""
+        flushed = run_client([require("postqueue", "postfix"), "-c", str(self.folder / "conf"), "-f"])
+        assert flushed.sent, flushed.said
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return _log(self.folder)
+
+
 @contextlib.contextmanager
-def _running(route: Route) -> Iterator[Path]:
-    """The folder of a Postfix that delivers by this route and no other."""
+def running_postfix(route: Route) -> Iterator[Postfix]:
+    """A Postfix that delivers by this route and no other."""
     program = require("postfix", "postfix")
     if os.geteuid() != 0:
         missing("only root can run Postfix")
@@ -121,7 +170,7 @@ def _running(route: Route) -> Iterator[Path]:
         started = run_client([program, "-c", str(conf), "start"])
         assert started.sent, f"{started.said}{_log(folder)}"
         try:
-            yield folder
+            yield Postfix(folder)
         finally:
             _stop(program, folder)
     finally:
@@ -141,16 +190,8 @@ def _log(folder: Path) -> str:
 
 
 def by_postfix(route: Route, mail: Mail, folder: Path) -> Outcome:
-    """Its sendmail wants the line ends of its system, and returns as soon as the mail is in the queue."""
-    sendmail = require("sendmail", "postfix")
-    with _running(route) as private:
-        command = [sendmail, "-C", str(private / "conf"), "-i", "-f", mail.sender, "--", *mail.recipients]
-        queued = run_client(command, mail.content.replace(b"\r\n", b"\n"))
-        assert queued.sent, queued.said
-        verdict = re.compile(r"postfix/[sl]mtp\[.* to=<([^>]*)>.* status=(\w+) .*")
-
-        def verdicts() -> list[tuple[str, str]]:
-            return verdict.findall(_log(private))
-
-        eventually(lambda: len(verdicts()) == len(mail.recipients), "Postfix tries each recipient once")
-        return Outcome(all(status == "sent" for _, status in verdicts()), _log(private))
+    """The mail goes into the queue, and from there to us."""
+    with running_postfix(route) as private:
+        private.submit(mail)
+        eventually(lambda: len(private.verdicts()) == len(mail.recipients), "Postfix tries each recipient once")
+        return Outcome(all(status == "sent" for _, status, _ in private.verdicts()), private.log())

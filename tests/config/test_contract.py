@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from tests.config.support import document_with, error_lines, read
 from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
-from trio_fcgimail.config.notyet import UNSERVED
 
-# Every key that is promised, now or for later, with a value that it will take one day.
+# Every key that is promised, with a value that it takes.
 CONTRACT = {
     "hostname": '"mx.example.com"',
     "allowed_hosts": '["example.com", "*.example.org"]',
@@ -28,6 +27,8 @@ CONTRACT = {
     "listeners.tls": '"none"',
     "listeners.certificate": '"/etc/ssl/mx.pem"',
     "listeners.private_key": '"/etc/ssl/mx.key"',
+    "listeners.certificates.certificate": '"/etc/ssl/mx2.pem"',
+    "listeners.certificates.private_key": '"/etc/ssl/mx2.key"',
     "listeners.extensions": '"all"',
     "listeners.proxy_protocol_from": '["10.0.0.0/8"]',
     "listeners.xclient_from": "[]",
@@ -104,11 +105,6 @@ CONTRACT = {
     "status.password_file": '"/run/fcgimail/password"',
 }
 
-# Those whose value in the example this version refuses.
-NOT_YET = {
-    *UNSERVED,
-}
-
 _WITH_TLS = 'tls = "starttls"\ncertificate = "/c"\n'
 
 # What a key of a listener needs beside it.
@@ -118,12 +114,18 @@ _BESIDE = {
     "certificate": 'tls = "starttls"\n',
     "private_key": _WITH_TLS,
     "status.password_file": 'address = "127.0.0.1:8025"\n',
+    "certificates.certificate": _WITH_TLS,
+    "certificates.private_key": _WITH_TLS,
 }
 
 
 def _toml(key: str, value: str, beside: str = "") -> str:
     """Write one key as a document; a listener is a unix socket, so that mode and group apply."""
     section, _, name = key.rpartition(".")
+    if section == "listeners.certificates":
+        pair = "" if name == "certificate" else 'certificate = "/c"\n'
+        address = 'address = "unix:/run/mail.sock"\n'
+        return f"[[listeners]]\n{address}{beside or _WITH_TLS}[[listeners.certificates]]\n{pair}{name} = {value}"
     if section == "listeners":
         address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
         return f"[[listeners]]\n{address}{beside}{name} = {value}"
@@ -131,13 +133,8 @@ def _toml(key: str, value: str, beside: str = "") -> str:
 
 
 @pytest.mark.parametrize(("key", "value"), CONTRACT.items(), ids=CONTRACT)
-def test_key_of_the_contract_is_taken_or_refused_as_not_yet(key: str, value: str) -> None:
-    lines = error_lines(_toml(key, value, _BESIDE.get(key.removeprefix("listeners."), "")))
-    if key in NOT_YET:
-        assert len(lines) == 1
-        assert lines[0].endswith(": not yet in this version)")
-    else:
-        assert lines == []
+def test_key_of_the_contract_is_taken(key: str, value: str) -> None:
+    assert error_lines(_toml(key, value, _BESIDE.get(key.removeprefix("listeners."), ""))) == []
 
 
 def test_there_is_no_key_beyond_the_contract() -> None:
@@ -162,13 +159,15 @@ def test_documented_default_is_what_an_absent_key_means(key: str, kind: str, def
 
 
 def _absent(key: str) -> str:
+    if key.startswith("listeners.certificates."):
+        return _toml("listeners.certificates.certificate", '"/c"')
     return '[[listeners]]\naddress = "unix:/run/mail.sock"' if key.startswith("listeners.") else ""
 
 
 _EXAMPLES = re.findall(r"```toml\n(.*?)```", _DOCUMENTATION.read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("example", _EXAMPLES, ids=["smallest", "tls-and-auth"])
+@pytest.mark.parametrize("example", _EXAMPLES, ids=["smallest", "tls-and-auth", "certificates-by-name"])
 def test_example_in_the_documentation_is_taken(example: str) -> None:
     assert error_lines(example) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from trio_fcgimail.mail import (
     MAX_STDERR_OCTETS,
     Answer,
     BodyKind,
+    ClientCertificate,
     DsnWish,
     MailDigest,
     Meaning,
@@ -55,10 +57,11 @@ PAGE: Final = (Path(__file__).parents[2] / "docs" / "scripts.md").read_text()
 CONTENT: Final = b"Subject: Hi\r\n\r\nHello\r\n"
 MAIL: Final = envelope(BOB, CAROL)
 WISH: Final = DsnWish(frozenset({DsnNotify.FAILURE, DsnNotify.DELAY}), OriginalRecipient("rfc822", "bob@example.org"))
+SHOWN: Final = replace(TLS, client=ClientCertificate("CN=client.example,O=Example", hashlib.sha256(b"0").hexdigest()))
 DECLARED: Final = envelope(
     BOB,
     CAROL,
-    tls=TLS,
+    tls=SHOWN,
     auth_user="alice@example.net",
     require_tls=True,
     body_type=BodyType.EIGHT_BIT_MIME,
@@ -67,7 +70,7 @@ DECLARED: Final = envelope(
     envelope_id="QQ314159",
 )
 
-SESSION: Final = Session(PEER, GreetingWord.EHLO, "client.example", tls=TLS)
+SESSION: Final = Session(PEER, GreetingWord.EHLO, "client.example", tls=SHOWN)
 CREDENTIALS: Final = Credentials(
     mechanism=Mechanism.PLAIN, identity="", username="alice@example.net", password=Secret("open sesame")
 )
@@ -154,6 +157,8 @@ MARKS: Final = {
     "rcpt_orcpt_N": "with ORCPT",
     "require_tls": "with REQUIRETLS",
     "tls_cipher": "over TLS",
+    "tls_client_sha256": "with a client certificate",
+    "tls_client_subject": "with a client certificate",
     "tls_protocol": "over TLS",
 }
 

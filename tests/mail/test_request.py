@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.mail.support import ALICE, BOB, CAROL, PEER, QUEUE_ID, TLS, envelope, envelopes, mailboxes
 from trio_fcgimail.fastcgi import ClientConnection, decode_pairs
 from trio_fcgimail.mail import (
+    ClientCertificate,
     DsnWish,
     Envelope,
     Peer,
@@ -336,7 +337,7 @@ def test_what_has_room_keeps_to_the_limits(recipient: Mailbox, wish: DsnWish, at
         body_type=BodyType.EIGHT_BIT_MIME,
         smtputf8=True,
         require_tls=True,
-        tls=TlsFacts("x" * 16, "x" * 64),
+        tls=TlsFacts("x" * 16, "x" * 64, ClientCertificate("s" * 512, "f" * 64)),
         auth_user="x" * MAX_IDENTITY_OCTETS,
     )
     fields = save_fields(mail, Received("s" * MAX_SUBJECT_OCTETS, "f" * 64, 2**63))

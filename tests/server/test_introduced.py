@@ -10,9 +10,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.clients import require, run_client
 from tests.server.test_proxied import TEXT, certificate, encrypted
 from tests.support import Act, Dialogue, House, Journal, Line, ScriptedResponder, serving, settings
-from trio_fcgimail.mail import Peer
+from trio_fcgimail.mail import ClientCertificate, Peer, Session, TlsFacts
 from trio_fcgimail.server.limits import Limit
-from trio_fcgimail.server.visitor import Visitor
+from trio_fcgimail.server.visitor import Visitor, introduced
+from trio_fcgimail.smtp import XclientAttributes
 
 pytestmark = pytest.mark.trio
 
@@ -252,6 +253,13 @@ async def test_a_proxy_is_never_exempt_from_the_limit_of_its_connection(
     client = await proxy(House(nursery, journal, ALLOWED + limits, connect=responder.connect))
     assert (await client.mail()).startswith(STORED)
     assert (await client.ask(b"MAIL FROM:<>")).startswith(b"421 4.7.0 ")
+
+
+async def test_the_certificate_of_a_proxy_is_not_that_of_whom_it_speaks_for() -> None:
+    tls = TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384", ClientCertificate("CN=proxy.example", "0" * 64))
+    facts = introduced(Session(PROXY.peer, tls=tls), XclientAttributes(address="192.0.2.9"))
+    assert facts.tls == TlsFacts("TLSv1.3", "TLS_AES_256_GCM_SHA384")
+    assert introduced(Session(PROXY.peer), XclientAttributes(address="192.0.2.9")).tls is None
 
 
 # Over sockets

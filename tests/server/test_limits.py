@@ -217,7 +217,7 @@ async def test_what_was_refused_may_come_again_later(
 # Early talkers
 
 DELAY: Final = "[limits]\nbanner_delay_seconds = 4\nidle_seconds = 10"
-EARLY: Final = b"521 5.5.1 You spoke before the banner; closing\r\n"
+EARLY: Final = b"421 4.7.0 You spoke before the banner; closing\r\n"
 BANNER: Final = b"220 mx.example.com ESMTP\r\n"
 
 

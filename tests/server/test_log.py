@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 
 from tests.support import Journal
 from trio_fcgimail.config import LogFormat
 from trio_fcgimail.mail import MAX_STDERR_OCTETS
 from trio_fcgimail.server import LogFile
-from trio_fcgimail.server.log import LAST_SECONDS, MAX_TRACEBACK_CHARACTERS, MAX_VALUE_CHARACTERS, MAX_WAITING_LINES
+from trio_fcgimail.server.log import MAX_TRACEBACK_CHARACTERS, MAX_VALUE_CHARACTERS
+from trio_fcgimail.server.logfile import LAST_SECONDS, MAX_WAITING_LINES
+from trio_fcgimail.server.logline import Stamp, plain_line
 
 PIPE_OCTETS: Final = 65_536  # of Linux, pipe(7)
 
@@ -176,7 +179,42 @@ def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
     assert whole[0].endswith(b"x\nwhole\n")
 
 
+@pytest.mark.parametrize("octets", [pytest.param(10, id="short"), pytest.param(9000, id="long")])
+def test_lines_are_written_many_at_a_time_and_in_order(octets: int, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = LogFile(path)
+    lines = [f"{number} ".ljust(octets, "x") for number in range(500)]
+    for line in lines:
+        file.line(line)
+    file.close()
+    assert path.read_text().splitlines() == lines
+
+
 # What lines hold
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({"event": "mail"}, id="no-values"),
+        pytest.param({"event": "x" * 40, "peer": "192.0.2.1"}, id="long-event"),
+        pytest.param({"event": "mail", "a": "b c", "d": 'e"f', "g": "h=i", "j": "k'l", "m": ""}, id="quoted"),
+        pytest.param({"event": "mail", "number": 7, "none": None, "some": 1.5, "yes": True}, id="no-texts"),
+        pytest.param({"event": "mail", "subject": "Gr\u00fc\u00dfe"}, id="umlauts"),
+    ],
+)
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
+def test_a_plain_line_is_that_of_structlog_without_colours(level: str, event: dict[str, object]) -> None:
+    stamped = Stamp()(None, level, dict(event))
+    renderer = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24, sort_keys=False)
+    assert plain_line(None, level, dict(stamped)) == renderer(None, level, dict(stamped))
+
+
+def test_lines_are_stamped_as_by_structlog() -> None:
+    theirs = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    before, ours, after = ((theirs, Stamp(), theirs)[turn](None, "info", {}) for turn in range(3))
+    assert ours["level"] == "info"
+    assert str(before["timestamp"]) <= str(ours["timestamp"]) <= str(after["timestamp"])
 
 
 def deep(depth: int) -> None:

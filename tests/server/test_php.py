@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -161,6 +163,72 @@ def test_find_php(tmp_path: Path, names: list[str], expected: str | None) -> Non
     else:
         kind = PhpKind.FPM if "fpm" in expected else PhpKind.CGI
         assert found == PhpProgram(kind, tmp_path / expected)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What packages put where, as paths below the root, and what is to be found."""
+
+    id: str
+    files: tuple[str, ...]
+    found: str
+    links: Mapping[str, str] = field(default_factory=dict)
+
+
+DISTRIBUTIONS: Final = [
+    Distribution(
+        "debian-fpm",
+        ("usr/sbin/php-fpm8.2", "usr/bin/php8.2", "usr/sbin/php-fpm8.2.dpkg-new", "etc/php/8.2/fpm/php-fpm.conf"),
+        "usr/sbin/php-fpm8.2",
+    ),
+    Distribution(
+        "debian-cgi",
+        ("usr/bin/php-cgi8.2", "usr/bin/php8.2", "usr/lib/cgi-bin/php8.2"),
+        "usr/bin/php-cgi8.2",
+        {"etc/alternatives/php-cgi": "usr/bin/php-cgi8.2", "usr/bin/php-cgi": "etc/alternatives/php-cgi"},
+    ),
+    Distribution(
+        "ubuntu-with-several", ("usr/sbin/php-fpm8.1", "usr/sbin/php-fpm8.3", "usr/bin/php8.3"), "usr/sbin/php-fpm8.3"
+    ),
+    Distribution("fedora-fpm", ("usr/sbin/php-fpm", "usr/bin/php-cgi", "usr/bin/php"), "usr/sbin/php-fpm"),
+    Distribution("fedora-cgi", ("usr/bin/php-cgi", "usr/bin/php"), "usr/bin/php-cgi"),
+    Distribution("fedora-one-bin", ("usr/bin/php-fpm", "usr/bin/php"), "usr/sbin/php-fpm", {"usr/sbin": "usr/bin"}),
+    Distribution("alpine-fpm", ("usr/sbin/php-fpm83", "usr/bin/php-cgi83", "usr/bin/php83"), "usr/sbin/php-fpm83"),
+    Distribution("alpine-cgi", ("usr/bin/php-cgi83", "usr/bin/php83"), "usr/bin/php-cgi83"),
+    Distribution(
+        "homebrew-on-apple-silicon",
+        ("opt/homebrew/Cellar/php/8.4.1/sbin/php-fpm", "opt/homebrew/opt/php@8.3/sbin/php-fpm"),
+        "opt/homebrew/sbin/php-fpm",
+        {"opt/homebrew/sbin/php-fpm": "opt/homebrew/Cellar/php/8.4.1/sbin/php-fpm"},
+    ),
+    Distribution("homebrew-on-intel", ("usr/local/sbin/php-fpm", "usr/local/bin/php-cgi"), "usr/local/sbin/php-fpm"),
+    Distribution(
+        "homebrew-on-linux", ("home/linuxbrew/.linuxbrew/sbin/php-fpm",), "home/linuxbrew/.linuxbrew/sbin/php-fpm"
+    ),
+    Distribution(
+        "homebrew-with-unlinked-versions",
+        ("opt/homebrew/opt/php@8.2/sbin/php-fpm", "opt/homebrew/opt/php@8.10/sbin/php-fpm", "opt/homebrew/opt/php@x/a"),
+        "opt/homebrew/opt/php@8.10/sbin/php-fpm",
+    ),
+    Distribution("homebrew-cgi", ("opt/homebrew/opt/php@8.2/bin/php-cgi",), "opt/homebrew/opt/php@8.2/bin/php-cgi"),
+    Distribution("container-of-php", ("usr/local/sbin/php-fpm", "usr/local/bin/php-cgi"), "usr/local/sbin/php-fpm"),
+]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=attrgetter("id"))
+def test_php_is_found_where_distributions_have_it(
+    distribution: Distribution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a PATH that an ordinary user has, or cron: it names none of these folders."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in distribution.files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch(0o644 if name.endswith((".conf", ".dpkg-new")) else 0o755)
+    for link, target in reversed([*distribution.links.items()]):
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(tmp_path / target)
+    kind = PhpKind.FPM if "fpm" in distribution.found else PhpKind.CGI
+    assert find_php(default_search(tmp_path)) == PhpProgram(kind, tmp_path / distribution.found)
 
 
 def test_find_php_passes_over_what_cannot_run(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ async def test_a_connection_goes_from_one_who_waits_to_the_next(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     world = World(nursery, {ONE: [answering]})
-    async with pool_of(world, PoolRules(max_connections=4)) as pool:
+    async with pool_of(world, PoolRules(max_connections=4, is_known_to_keep=True)) as pool:
         await ask_all(pool, 60)
         assert world.connections[ONE] <= 30
         assert world.most_open[ONE] <= 4
@@ -151,7 +151,7 @@ async def test_a_connection_goes_from_one_who_waits_to_the_next(
     "rules",
     [
         pytest.param(PoolRules(max_connections=4, keep_alive=False), id="switched-off"),
-        pytest.param(PoolRules(max_connections=1), id="a-single-one-would-shut-others-out"),
+        pytest.param(PoolRules(max_connections=1, is_known_to_keep=True), id="a-single-one-would-shut-others-out"),
     ],
 )
 async def test_a_connection_for_each_request(
@@ -173,7 +173,7 @@ async def test_scripts_that_take_their_time_get_a_connection_each(
             await line.answer(b"SAVED")
 
     world = World(nursery, {ONE: [slow]})
-    async with pool_of(world, PoolRules(max_connections=4, max_kept_seconds=10)) as pool:
+    async with pool_of(world, PoolRules(max_connections=4, is_known_to_keep=True, max_kept_seconds=10)) as pool:
         await ask_all(pool, 40)  # to get to know them
         known = world.connections[ONE]
         await ask_all(pool, 40)
@@ -182,7 +182,7 @@ async def test_scripts_that_take_their_time_get_a_connection_each(
 
 async def test_at_the_end_idle_connections_are_closed(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     world = World(nursery, {ONE: [answering]})
-    async with pool_of(world, PoolRules(max_connections=4, linger_seconds=0.02)) as pool:
+    async with pool_of(world, PoolRules(max_connections=4, is_known_to_keep=True, linger_seconds=0.02)) as pool:
         await ask_all(pool, 60)
         while not pool.snapshot().upstreams[0].idle:
             await ask(pool)

@@ -4,9 +4,11 @@ The model has children that a connection pins from its acceptance to its close, 
 (answer, half-close, and discard what comes until we close), kills, reloads, and an upstream that refuses.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Final
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_fcgimail.server.pool import Kind, LocalBudget, Planner, PoolRules
+from trio_fcgimail.server.pool.keeping import TRIAL_SECONDS
 from trio_fcgimail.server.pool.model import (
     Abandon,
     Action,
@@ -22,6 +25,7 @@ from trio_fcgimail.server.pool.model import (
     Fail,
     Hand,
     Link,
+    Look,
     Open,
     Outcome,
     Probe,
@@ -29,6 +33,17 @@ from trio_fcgimail.server.pool.model import (
     Tell,
     Ticket,
 )
+
+
+class Manners(Enum):
+    """What becomes of connections that should stay."""
+
+    CERTAIN = auto()
+    """They do, and the planner is told so."""
+    KEPT = auto()
+    CLOSED = auto()
+    """The server closes them behind each answer all the same, as node-fastcgi does."""
+
 
 WAIT_SECONDS: Final = 20.0
 LINGER_SECONDS: Final = 0.005
@@ -137,6 +152,7 @@ class PoolMachine(RuleBasedStateMachine):
         max_requests=st.integers(1, 5),
         keep_alive=st.booleans(),
         most=st.integers(1, 6),
+        manners=st.sampled_from(Manners),
     )
     def begin(
         self,
@@ -147,11 +163,14 @@ class PoolMachine(RuleBasedStateMachine):
         max_requests: int,
         keep_alive: bool,
         most: int,
+        manners: Manners,
     ) -> None:
+        self.manners = manners
         self.pool_rules = PoolRules(
             max_connections=max_connections,
             reserve=min(reserve, max_connections - 1),
             keep_alive=keep_alive,
+            is_known_to_keep=manners is Manners.CERTAIN,
             wait_seconds=WAIT_SECONDS,
             linger_seconds=LINGER_SECONDS,
             max_requests=most,
@@ -191,6 +210,12 @@ class PoolMachine(RuleBasedStateMachine):
                 case Probe(upstream=upstream):
                     assert upstream not in self.probes
                     self.probes.append(upstream)
+                case Look(link=link):
+                    wire = self.wires[link]
+                    assert wire.ticket is None
+                    assert not wire.is_closing
+                    assert self.manners is not Manners.CERTAIN
+                    self.carry_out(self.planner.looked(self.now, link, is_open=not wire.is_ended))
                 case Tell(limit=limit) as news:
                     assert 1 <= limit <= self.pool_rules.max_connections
                     self.news.append(news)
@@ -210,6 +235,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             assert (wire.ticket, wire.requests) == (order.ticket, 0)
         assert order.is_used == (wire.requests > 0)
+        assert not (order.is_used and self.manners is Manners.CLOSED)
         assert not (order.is_used and mail.needs_fresh)
         assert not wire.is_closing
         assert wire.opened is not None
@@ -341,7 +367,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now += SERVICE_SECONDS
         self.planner.heard(self.now, link)
         fpm.workers[link] -= 1
-        wire.is_ended = not fpm.workers[link]
+        wire.is_ended = not fpm.workers[link] or self.manners is Manners.CLOSED
         wire.ticket, wire.idle_since = None, self.now
         self.end(mail.ticket)
         outcome = Outcome.REUSABLE if wire.keeps else Outcome.ANSWERED
@@ -412,7 +438,8 @@ class PoolMachine(RuleBasedStateMachine):
             if wire.opened is not None and wire.ticket is None and not wire.is_closing:
                 assert self.pool_rules.keep_alive
                 assert wire.idle_since is not None
-                assert self.now < wire.idle_since + LINGER_SECONDS + 1e-9 or self.planner.next_deadline() <= self.now
+                longest = LINGER_SECONDS if self.manners is Manners.CERTAIN else TRIAL_SECONDS
+                assert self.now < wire.idle_since + longest + 1e-9 or self.planner.next_deadline() <= self.now
 
     @invariant()
     def somebody_is_served_if_somebody_waits(self) -> None:
@@ -446,7 +473,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.wait(0.001)
             self.connections_are_within_the_limits()
         assert not self.mails
-        self.wait(2 * LINGER_SECONDS)
+        self.wait(LINGER_SECONDS + TRIAL_SECONDS)
         for link in self.of(lambda wire: wire.is_closing):
             self.close_one(link)
         shown = self.planner.snapshot()
@@ -459,5 +486,8 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = pytest.mark.filterwarnings("error")(PoolMachine.TestCase)
 TestPool.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=int(os.environ.get("FCGIMAIL_POOL_EXAMPLES", "150")),
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
 )

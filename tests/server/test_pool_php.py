@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 import pytest
 import trio
 
+from benchmarks import pool_faults
 from tests.phpfpm import PhpFpm, call_script
 from tests.support import Dialogue, Journal, serving, settings
 from trio_fcgimail.config import UnixAddress
@@ -96,6 +98,20 @@ async def test_workers_that_go_cost_no_mail_and_run_none_twice(is_troubled: bool
     assert len(stored) > len(replies) / 2
 
 
+@pytest.mark.parametrize(
+    ("keep_alive", "workers"),
+    [pytest.param(True, 2, id="kept-two-workers"), pytest.param(False, 1, id="not-kept-one-worker")],
+)
+async def test_whole_servers_tell_no_untruth_and_hide_what_may_be_hidden(keep_alive: bool, workers: int) -> None:
+    """Senders come again after each 451, as they do: what has run twice was deferred in between."""
+    found = await trio.to_thread.run_sync(
+        partial(pool_faults.measure, keep_alive=keep_alive, workers=workers, mails_of_each=30)
+    )
+    assert (found.untrue, found.doubled, found.needless) == (0, 0, ())
+    assert found.saved == found.mails
+    assert found.runs >= found.mails
+
+
 # Whom it shuts out: nobody. The bounds are wide, as the machine may be busy with other tests.
 
 
@@ -106,7 +122,7 @@ async def _pieces() -> AsyncGenerator[bytes, None]:
 @asynccontextmanager
 async def _pools(php: PhpFpm, count: int, connections: int, *, keep_alive: bool) -> AsyncIterator[list[Pool]]:
     """Pools that know nothing of each other, as those of several processes."""
-    rules = PoolRules(max_connections=connections, keep_alive=keep_alive)
+    rules = PoolRules(max_connections=connections, keep_alive=keep_alive, is_known_to_keep=True)
     pools = [Pool([UnixAddress(str(php.socket_path))], rules) for _ in range(count)]
     async with trio.open_nursery() as nursery:
         for pool in pools:
@@ -152,18 +168,20 @@ async def test_more_connections_than_children_in_two_pools_hold_nobody_up(pause:
     assert min(p99[True]) <= 3 * min(p99[False])
 
 
-async def test_kept_connections_are_quicker() -> None:
-    rates: dict[bool, list[float]] = {True: [], False: []}
+async def test_kept_connections_cost_less() -> None:
+    """Our own processor time, which other tests at the same time change least; mails a second are benchmarks.pool's."""
+    costs: dict[bool, list[float]] = {True: [], False: []}
     with PhpFpm(children=4) as php:
         script = php.script("save.php", "<?php echo 'SAVED';")
         for _ in range(3):
             for keep_alive in (True, False):
                 async with _pools(php, 1, 4, keep_alive=keep_alive) as pools:
-                    seconds, latencies = await _saturate(pools, script, clients=12, times=60)
-                    rates[keep_alive].append(len(latencies) / seconds)
+                    began = time.process_time()
+                    _, latencies = await _saturate(pools, script, clients=12, times=60)
+                    costs[keep_alive].append((time.process_time() - began) / len(latencies))
                     shown = pools[0].snapshot().upstreams[0]
                     assert (shown.connections < 0.5 * shown.requests) == keep_alive
-    assert max(rates[True]) > 1.05 * max(rates[False])
+    assert min(costs[True]) < 0.95 * min(costs[False])
 
 
 def _browse(php: PhpFpm, script: str, times: int) -> list[float]:

@@ -2,6 +2,9 @@
 
 import random
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import final
 
 import pytest
@@ -11,6 +14,7 @@ from trio.testing import MockClock, lockstep_stream_pair
 from tests.support import Line, settings
 from trio_fcgimail.config import UnixAddress, UpstreamAddress
 from trio_fcgimail.server.pool import Kind, Pool, PoolRules
+from trio_fcgimail.server.upstream import UpstreamUnavailable
 from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.channel import AskLease, FromDesk, LeaseGranted, LowerLease, ReleaseLease, SavesScarce
 from trio_fcgimail.server.workers.desk import Desk
@@ -65,13 +69,19 @@ class Child:
 
 @final
 class Town:
-    """The desk, and the FastCGI server."""
+    """The desk, and the FastCGI server.
+
+    Attributes:
+        may_answer: Unset, scripts run until it is set.
+    """
 
     def __init__(self, nursery: trio.Nursery, most: int, reserve: int, chance: random.Random) -> None:
         fastcgi = f"[fastcgi]\nmax_connections = {most}\nreserve_for_validate = {reserve}"
         self.desk = Desk(settings(fastcgi))
         self.nursery = nursery
         self.open = self.saves = self.most_open = self.most_saves = 0
+        self.may_answer = trio.Event()
+        self.may_answer.set()
         self._chance = chance
 
     async def travel(self) -> None:
@@ -94,6 +104,7 @@ class Town:
                 self.most_open = max(self.most_open, self.open)
                 self.most_saves = max(self.most_saves, self.saves)
                 await trio.sleep(self._chance.choice((0, 0.001, 0.01)))
+                await self.may_answer.wait()
                 self.open -= 1
                 self.saves -= request.is_post
                 await line.answer(b"SAVED")
@@ -132,3 +143,108 @@ async def test_nobody_waits_for_ever_and_nothing_is_overdrawn(
         await trio.sleep(1)
         assert [child.pool.snapshot().upstreams[0].open for child in children] == [0, 0, 0]
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _two_children(
+    most: int, reserve: int, *, wait_seconds: float = 20
+) -> AsyncIterator[tuple[Town, Child, Child]]:
+    """Their pools run; at the end, with nothing under way, nothing is leased."""
+    rules = PoolRules(max_connections=most, reserve=reserve, wait_seconds=wait_seconds, is_known_to_keep=True)
+    async with trio.open_nursery() as nursery:
+        town = Town(nursery, most, reserve, random.Random(1))
+        children = Child(town, rules), Child(town, rules)
+        for child in children:
+            nursery.start_soon(child.pool.run)
+        yield town, *children
+        town.may_answer.set()
+        await trio.sleep(1)
+        for child in children:
+            shown = child.pool.snapshot()
+            assert (shown.upstreams[0].open, any(shown.waiting.values())) == (0, False)
+        assert _free(town.desk) == most
+        nursery.cancel_scope.cancel()
+
+
+def _free(desk: Desk) -> int:
+    """What a child that is new could have at once."""
+    granted: list[FromDesk] = []
+    holder = desk.join(granted.append)
+    before = -1
+    while before < len(granted):
+        before = len(granted)
+        desk.hear(holder, AskLease(str(PHP), Kind.VALIDATE))
+    return len(granted)
+
+
+async def _ask(child: Child, kind: Kind, times: int = 1) -> float:
+    """Requests one after the other; the longest of them, in seconds."""
+    method = b"POST" if kind is Kind.SAVE else b"GET"
+    longest = 0.0
+    for _ in range(times):
+        began = trio.current_time()
+        await child.pool.request(kind, [(b"REQUEST_METHOD", method)], None, seconds=60)
+        longest = max(longest, trio.current_time() - began)
+    return longest
+
+
+async def test_who_comes_to_a_quiet_child_waits_no_longer_than_those_of_a_busy_one(autojump_clock: MockClock) -> None:
+    waits: dict[str, list[float]] = {"busy": [], "quiet": []}
+
+    async def client(child: Child, name: str) -> None:
+        waits[name].append(await _ask(child, Kind.SAVE, 40))
+
+    async with _two_children(2, 0) as (_, busy, quiet), trio.open_nursery() as clients:
+        for _ in range(20):
+            clients.start_soon(client, busy, "busy")
+        clients.start_soon(client, quiet, "quiet")
+    assert max(waits["quiet"]) <= max(waits["busy"]) < 1
+
+
+async def test_wait_seconds_hold_where_another_child_has_everything(autojump_clock: MockClock) -> None:
+    async with _two_children(2, 0, wait_seconds=3) as (town, one, other), trio.open_nursery() as nursery:
+        town.may_answer = trio.Event()
+        for _ in range(2):
+            nursery.start_soon(_ask, one, Kind.SAVE)
+        await trio.sleep(1)
+        began = trio.current_time()
+        with pytest.raises(UpstreamUnavailable, match="no free connection within 3 s"):
+            await _ask(other, Kind.SAVE)
+        assert trio.current_time() - began == pytest.approx(3)
+        town.may_answer.set()
+        await trio.sleep(0.1)
+        assert await _ask(other, Kind.SAVE) < 0.1
+
+
+async def test_validations_of_a_child_have_the_reserve_whoever_saves(autojump_clock: MockClock) -> None:
+    async with _two_children(3, 1) as (town, one, other), trio.open_nursery() as nursery:
+        town.may_answer = trio.Event()
+        for child in (one, other):
+            for _ in range(5):
+                nursery.start_soon(_ask, child, Kind.SAVE)
+        await trio.sleep(1)
+        assert (town.open, town.saves) == (2, 2)
+        nursery.start_soon(_ask, other, Kind.VALIDATE)
+        await trio.sleep(0.1)
+        assert (town.open, town.saves) == (3, 2)
+        town.may_answer.set()
+
+
+@pytest.mark.parametrize("kind", Kind, ids=attrgetter("name"))
+@pytest.mark.parametrize("seconds", [0, 0.00005, 0.0005, 0.5])
+async def test_who_leaves_while_the_desk_is_asked_leaves_no_trace(
+    seconds: float, kind: Kind, autojump_clock: MockClock
+) -> None:
+    """Before the question arrives, while it waits in line, and while the answer is on its way."""
+    async with _two_children(1, 0) as (town, one, other), trio.open_nursery() as nursery:
+        town.may_answer = trio.Event()
+        nursery.start_soon(_ask, one, Kind.SAVE)
+        await trio.sleep(1)
+        with trio.move_on_after(seconds) as scope:
+            await _ask(other, kind)
+        assert scope.cancelled_caught
+        assert not any(other.pool.snapshot().waiting.values())
+        town.may_answer.set()
+        await trio.sleep(1)
+        assert await _ask(one, Kind.SAVE) < 0.1
+        assert await _ask(other, Kind.SAVE) < 0.1

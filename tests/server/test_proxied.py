@@ -185,6 +185,32 @@ async def test_over_a_unix_socket(responder: ScriptedResponder, journal: Journal
     assert journal.entries("connection closed")[0]["via"] == "unix"
 
 
+@pytest.mark.parametrize("over", ["unix", "tcp"])
+async def test_whether_unix_sockets_are_proxies_is_said_like_that_of_networks(
+    over: str, responder: ScriptedResponder, journal: Journal, tmp_path: Path
+) -> None:
+    """Where they are, a header is required of them; where they are not, it is refused."""
+    path = tmp_path / "smtp"
+    listed = "unix" if over == "unix" else "127.0.0.0/8"
+    toml = f'[[listeners]]\naddress = "unix:{path}"\nproxy_protocol_from = ["{listed}"]\n'
+    toml += f'[limits]\nproxy_header_seconds = 0.3\n[fastcgi]\nupstreams = ["unix:{tmp_path}/fcgi"]'
+    async with serving(settings(toml), journal):
+        clients = [Dialogue(await trio.open_unix_socket(str(path))) for _ in range(3)]
+        without, too_late, with_header = clients
+        await without.send(b"EHLO client.example\r\n")
+        await with_header.send(TEXT)
+        if over == "unix":
+            assert await without.rest() == NO_HEADER
+            assert await too_late.rest() == NO_HEADER
+            await with_header.hello()
+        else:
+            assert (await without.reply()).startswith(b"220 ")
+            assert (await too_late.reply()).startswith(b"220 ")
+            assert (await with_header.rest()).endswith(b"421 4.7.0 This is not SMTP; closing\r\n")
+        for client in clients:
+            await client.close()
+
+
 # Limits
 
 
@@ -327,6 +353,33 @@ async def test_tls_that_ended_at_the_proxy(
     assert (b"STARTTLS" in keywords) == (mode == "starttls" and facts[0] == "false")
     assert (b"REQUIRETLS" in keywords) == (facts[0] == "true")
     assert (f"(using {facts[1]} with cipher" in fields["body"]) == (facts[0] == "true")
+
+
+@pytest.mark.parametrize(
+    ("flags", "verification", "subject"),
+    [
+        pytest.param(1 | 2, 0, "CN=a\\,b", id="verified"),
+        pytest.param(1 | 4, 0, "CN=a\\,b", id="verified-in-that-session"),
+        pytest.param(1 | 2, 1, None, id="not-verified"),
+        pytest.param(1, 0, None, id="none-shown"),
+    ],
+)
+async def test_the_certificate_that_the_proxy_has_verified(
+    flags: int,
+    verification: int,
+    subject: str | None,
+    responder: ScriptedResponder,
+    journal: Journal,
+    tmp_path: Path,
+) -> None:
+    header = binary(IPV4 + tls_tlv(flags, verification, tlv(0x21, b"TLSv1.3"), tlv(0x22, b"a,b")))
+    async with serving(config(tmp_path), journal) as house:
+        client = await behind(house, header)
+        await client.hello()
+        assert (await client.mail()).startswith(STORED)
+    fields = responder.requests[0].fields
+    told = (fields.get("tls_client_subject"), fields.get("tls_client_sha256"))
+    assert told == (subject, None if subject is None else "")
 
 
 async def test_logins_over_tls_that_ended_at_the_proxy(

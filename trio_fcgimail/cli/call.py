@@ -15,9 +15,21 @@ from typing import Final
 import click
 import trio
 
+from trio_fcgimail.cli.callstage import Asked
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure, writing_output
 from trio_fcgimail.config import UpstreamAddress
-from trio_fcgimail.mail import Answer, Field, Meaning, Stage, Unexpected, get_parameters, judge, post_parameters
+from trio_fcgimail.mail import (
+    Answer,
+    Field,
+    Meaning,
+    Stage,
+    Unexpected,
+    Verdict,
+    failed,
+    get_parameters,
+    judge,
+    post_parameters,
+)
 from trio_fcgimail.mail.request import query_string
 from trio_fcgimail.server.upstream import Body, Connect, UpstreamError, connect, request
 
@@ -59,57 +71,64 @@ def form_file(fields: Sequence[Field]) -> Iterator[BufferedIOBase]:
         yield file
 
 
-async def call_script(
-    address: UpstreamAddress,
-    script: str,
-    fields: Sequence[Field],
-    post: BufferedIOBase | None,
-    *,
-    stage: Stage,
-    hostname: str,
-    content_type: str,
-    seconds: float,
-    connect: Connect = connect,
-) -> int:
+def asked_by_hand(
+    script: str, fields: Sequence[Field], post: BufferedIOBase | None, *, stage: Stage, hostname: str, content_type: str
+) -> Asked:
+    """The request with these fields in its query.
+
+    Args:
+        post: the body, from where it stands to its end; see :func:`of_known_length`. None for a GET.
+    """
+    if post is None:
+        return Asked(get_parameters(script, fields, hostname=hostname, remote_ip="127.0.0.1"), None, stage)
+    octets = max(0, os.fstat(post.fileno()).st_size - post.tell())
+    parameters = post_parameters(
+        script, octets, hostname=hostname, remote_ip="127.0.0.1", fields=fields, content_type=content_type
+    )
+    return Asked(parameters, Body(octets, partial(_pieces, post, post.tell(), octets)), stage)
+
+
+async def call_script(address: UpstreamAddress, asked: Asked, *, seconds: float, connect: Connect = connect) -> int:
     """Make the request and print what came back, and what it would mean; returns the exit code.
 
     Args:
-        stage: what the answer is judged as.
-        post: the body, from where it stands to its end; see :func:`of_known_length`. None for a GET.
         seconds: for all of it.
 
     Raises:
         Failure: standard output cannot be written.
     """
     began = trio.current_time()
-    body: Body | None = None
-    if post is None:
-        parameters = get_parameters(script, fields, hostname=hostname, remote_ip="127.0.0.1")
-    else:
-        octets = max(0, os.fstat(post.fileno()).st_size - post.tell())
-        body = Body(octets, partial(_pieces, post, post.tell(), octets))
-        parameters = post_parameters(
-            script, octets, hostname=hostname, remote_ip="127.0.0.1", fields=fields, content_type=content_type
-        )
+    connected: float | None = None
+    answer: Answer | UpstreamError | OSError
     try:
         stream = await connect(address, seconds=seconds)
         connected = trio.current_time()
-        left = max(0.0, round(seconds - (trio.current_time() - began), 3))  # round, as it is shown
-        answer = await request(stream, parameters, body, seconds=left, max_output_octets=_MAX_OUTPUT_OCTETS)
+        left = max(0.0, round(seconds - (connected - began), 3))  # round, as it is shown
+        answer = await request(stream, asked.parameters, asked.body, seconds=left, max_output_octets=_MAX_OUTPUT_OCTETS)
     except (UpstreamError, OSError) as exc:
-        click.echo(f"trio_fcgimail: {exc}", err=True)
-        return RAN_AND_FAILED
-    whole, to_connect = (1000 * (moment - began) for moment in (trio.current_time(), connected))
-    with writing_output():
-        _show(answer)
-    click.echo(f"{whole:.1f} ms, {to_connect:.1f} of them to connect; appStatus {answer.app_status}", err=True)
-    click.echo(_verdict(stage, answer), err=True)
-    return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
+        answer = exc
+    took = 1000 * (trio.current_time() - began)
+    to_connect = "not connected" if connected is None else f"{1000 * (connected - began):.1f} of them to connect"
+    if isinstance(answer, Answer):
+        with writing_output():
+            _show(answer)
+        click.echo(f"{took:.1f} ms, {to_connect}; appStatus {answer.app_status}", err=True)
+        click.echo(_verdict(asked, answer), err=True)
+        return 0 if 200 <= answer.status <= 299 else RAN_AND_FAILED
+    if isinstance(answer, UpstreamError):
+        _show_stderr(answer.stderr)
+    click.echo(f"trio_fcgimail: {answer}", err=True)
+    click.echo(f"{took:.1f} ms, {to_connect}", err=True)
+    click.echo(_told(asked.stage, failed(str(answer), asked.stage)), err=True)
+    return RAN_AND_FAILED
 
 
-def _verdict(stage: Stage, answer: Answer) -> str:
+def _verdict(asked: Asked, answer: Answer) -> str:
     """What the server would make of it."""
-    verdict = judge(stage, answer, unexpected=Unexpected.TEMPFAIL, queue_id="ID")
+    return _told(asked.stage, judge(asked.stage, answer, unexpected=Unexpected.TEMPFAIL, queue_id=asked.queue_id))
+
+
+def _told(stage: Stage, verdict: Verdict) -> str:
     reply = "greeted" if verdict.meaning is Meaning.ACCEPTED and stage in _GREETED else verdict.reply.text
     why = f" ({verdict.reason})" if verdict.meaning is Meaning.FAILED else ""
     return f"as {stage.value}: {verdict.meaning.value}, {reply}{why}"
@@ -132,10 +151,13 @@ def _show(answer: Answer) -> None:
         out.write(name + b": " + value + b"\r\n")
     out.write(b"\r\n" + answer.output)
     out.flush()
-    if answer.stderr:
-        err = sys.stderr.buffer
-        err.write((b"" if not answer.output or answer.output.endswith(b"\n") else b"\n") + answer.stderr)
-        err.write(b"" if answer.stderr.endswith(b"\n") else b"\n")
-        err.flush()
-    elif answer.output and not answer.output.endswith(b"\n"):
+    if answer.output and not answer.output.endswith(b"\n"):
         click.echo(err=True)
+    _show_stderr(answer.stderr)
+
+
+def _show_stderr(stderr: bytes) -> None:
+    if stderr:
+        err = sys.stderr.buffer
+        err.write(stderr + (b"" if stderr.endswith(b"\n") else b"\n"))
+        err.flush()

@@ -17,7 +17,7 @@ import rich.text
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.cli.certificate import check_certificate
+from trio_fcgimail.cli.certificate import check_tls
 from trio_fcgimail.cli.chaincheck import check_chains
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
 from trio_fcgimail.cli.finding import Finding, State
@@ -65,10 +65,10 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
     findings += map(_warned, configuration.warnings)
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
-        if listener.certificate is not None:
-            key, files = f"listeners[{number}].certificate", (listener.certificate, listener.private_key)
-            findings.append(check_certificate(key, *files, settings.hostname, datetime.now(UTC)))
-    findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
+        findings += check_tls(f"listeners[{number}]", listener, settings, datetime.now(UTC))
+        if listener.log_file is not None:
+            findings.append(_check_log(f"listeners[{number}].log_file", listener.log_file))
+    findings += [_check_descriptors(settings), _check_log("log.file", settings.log.file), _check_spool(settings)]
     findings += await check_status(settings)
     findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):
@@ -159,14 +159,13 @@ def _check_descriptors(settings: Settings) -> Finding:
     return Finding("limits.connections", State.UNKNOWN, shortage)
 
 
-def _check_log(settings: Settings) -> Finding:
-    path = settings.log.file
+def _check_log(key: str, path: Path | LogStream) -> Finding:
     if isinstance(path, LogStream):
-        return Finding("log.file", State.GOOD, path.value)
+        return Finding(key, State.GOOD, path.value)
     writable = os.access(path, os.W_OK) if path.exists() else os.access(path.parent, os.W_OK | os.X_OK)
     if writable and not path.is_dir():
-        return Finding("log.file", State.GOOD, f"{path} can be written")
-    return Finding("log.file", State.BAD, f"{path} cannot be written: make its folder, or give it to our user")
+        return Finding(key, State.GOOD, f"{path} can be written")
+    return Finding(key, State.BAD, f"{path} cannot be written: make its folder, or give it to our user")
 
 
 def _check_spool(settings: Settings) -> Finding:

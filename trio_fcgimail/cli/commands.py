@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +20,8 @@ import rich.console
 import trio
 
 from trio_fcgimail import __version__
-from trio_fcgimail.cli.call import call_script, form_file, of_known_length
+from trio_fcgimail.cli.call import asked_by_hand, call_script, form_file, of_known_length
+from trio_fcgimail.cli.callstage import MAIL_FIELDS, mail_asked, stage_fields
 from trio_fcgimail.cli.check import check_settings
 from trio_fcgimail.cli.problems import BadConfiguration, Failure, writing_output
 from trio_fcgimail.cli.run import OwnPhp, run_server
@@ -40,7 +43,7 @@ from trio_fcgimail.config import (
     serve_settings,
 )
 from trio_fcgimail.demo import run_demo
-from trio_fcgimail.mail import Stage
+from trio_fcgimail.mail import BodyKind, BodyLines, Stage
 from trio_fcgimail.server.php import PHP_MISSING, find_php
 
 _CONFIGURATION = click.Path(path_type=Path)
@@ -284,6 +287,21 @@ def convert(file: Path, discard: bool) -> None:
 @click.argument("script")
 @click.argument("fields", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--post", type=click.File("rb"), metavar="FILE", help="POST this as the body; - is standard input.")
+@click.option("--mail", type=click.File("rb"), metavar="FILE", help="Hand over this mail as the server would.")
+@click.option(
+    "--body",
+    type=click.Choice([kind.value for kind in BodyKind]),
+    default=BodyKind.FORM.value,
+    show_default=True,
+    help="How the mail is sent (scripts.body).",
+)
+@click.option(
+    "--line-ends",
+    type=click.Choice([lines.value for lines in BodyLines]),
+    default=BodyLines.LF.value,
+    show_default=True,
+    help="Of a mail in a form (scripts.line_ends).",
+)
 @click.option(
     "--stage",
     type=click.Choice([stage.value for stage in Stage]),
@@ -298,6 +316,9 @@ def call(
     script: str,
     fields: tuple[str, ...],
     post: BufferedIOBase | None,
+    mail: BufferedIOBase | None,
+    body: str,
+    line_ends: str,
     stage: str | None,
     content_type: str,
     fastcgi: UpstreamAddress,
@@ -305,33 +326,65 @@ def call(
 ) -> None:
     """Make one FastCGI request by hand: SCRIPT is its absolute path as the FastCGI server sees it.
 
-    The fields go into the query string, with --stage auth and no --post into a form. Status, headers and body go to
-    standard output; the script's STDERR, the time it took, and what the server would make of the answer to standard
-    error. Exit code 0 for a status of 2xx, 1 for another one or no answer.
+    The fields go into the query string, with --stage auth and no --post into a form; with --stage, those that are not
+    given are as a local client would bring them about. With --mail they are helo, mail_from, remote_ip and, as often
+    as there are recipients, rcpt_to. Status, headers and body go to standard output; the script's STDERR, the time it
+    took, and what the server would make of the answer to standard error. Exit code 0 for a status of 2xx, 1 for
+    another one or no answer.
     """
-    pairs: list[tuple[str, str]] = []
-    for field in fields:
-        name, equals, value = field.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"{field!r} is not NAME=VALUE.")
-        pairs.append((quote_plus(name, errors="surrogateescape"), value))
+    pairs = _fields(fields)
     if not script.startswith("/") or "\0" in script:
         raise click.UsageError("SCRIPT is an absolute path.")
     if math.isnan(seconds):  # which no range of click's keeps out
         raise click.UsageError("--seconds is a number.")
-    if stage is not None and post is None and "stage" not in dict(pairs):
-        pairs.append(("stage", stage))
+    if mail is not None:
+        if post is not None or stage not in (None, Stage.SAVE.value):
+            raise click.UsageError("--mail is a POST of its own, to the save script.")
+        if odd := [name for name, _ in pairs if name not in MAIL_FIELDS]:
+            raise click.UsageError(f"{odd[0]!r} is what the mail says; beside it there are {', '.join(MAIL_FIELDS)}.")
+        sys.exit(trio.run(_call_with_mail, fastcgi, script, mail, pairs, BodyKind(body), BodyLines(line_ends), seconds))
+    if stage is not None and post is None:
+        pairs = stage_fields(Stage(stage), pairs, hostname=default_hostname())
+    pairs = [(quote_plus(name, errors="surrogateescape"), value) for name, value in pairs]
     with ExitStack() as stack:
         if stage == Stage.AUTH.value and post is None:
             post, pairs = stack.enter_context(form_file(pairs)), []
-        body = None if post is None else stack.enter_context(of_known_length(post))
+        posted = None if post is None else stack.enter_context(of_known_length(post))
         judged_as = Stage(stage or (Stage.VALIDATE if post is None else Stage.SAVE).value)
-        request = partial(call_script, fastcgi, script, pairs, body, stage=judged_as, hostname=default_hostname())
-        sys.exit(trio.run(partial(request, content_type=content_type, seconds=seconds)))
+        asked = asked_by_hand(
+            script, pairs, posted, stage=judged_as, hostname=default_hostname(), content_type=content_type
+        )
+        sys.exit(trio.run(partial(call_script, fastcgi, asked, seconds=seconds)))
+
+
+def _fields(given: tuple[str, ...]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for field in given:
+        name, equals, value = field.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"{field!r} is not NAME=VALUE.")
+        pairs.append((name, value))
+    return pairs
+
+
+async def _call_with_mail(
+    fastcgi: UpstreamAddress,
+    script: str,
+    mail: BufferedIOBase,
+    given: list[tuple[str, str]],
+    kind: BodyKind,
+    lines: BodyLines,
+    seconds: float,
+) -> int:
+    async with mail_asked(script, mail, given, kind, lines, hostname=default_hostname()) as asked:
+        return await call_script(fastcgi, asked, seconds=seconds)
 
 
 @cli.command()
-def version() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="And those of what we run on.")
+def version(verbose: bool) -> None:
     """Print the version."""
     with writing_output():
         click.echo(f"trio_fcgimail {__version__}")
+        if verbose:
+            click.echo(f"Python {platform.python_version()}, Trio {trio.__version__}, {ssl.OPENSSL_VERSION}")

@@ -79,6 +79,11 @@ class Checks:
             if self._value(prefix + name):
                 self.refuse(prefix + name, shown(self.read[prefix + name].raw), "it only beside a certificate")
         asked = self._value(prefix + "client_certificates")
+        if self._is_absent(prefix + "certificate"):
+            for key in [key for key in self.read if key.startswith(prefix + "certificates[")]:
+                if key.endswith(".certificate"):
+                    expected = "it only beside a certificate of the listener, for all other names"
+                    self.refuse(key, shown(self.read[key].raw), expected)
         if tls is None and asked not in (None, ClientCertificates.NONE):
             raw = self.read[prefix + "client_certificates"].raw
             self.refuse(prefix + "client_certificates", shown(raw), "it only beside a certificate")
@@ -95,6 +100,10 @@ class Checks:
         ):
             raw = shown(self.read[prefix + "tls_maximum"].raw)
             self.refuse(prefix + "tls_maximum", raw, 'nothing below tls_minimum, which is "1.3"')
+
+    def _is_absent(self, key: str) -> bool:
+        read = self.read.get(key)
+        return read is not None and read.value is None
 
     def _value(self, key: str) -> object:
         read = self.read.get(key)

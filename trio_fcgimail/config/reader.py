@@ -12,14 +12,13 @@ from trio_fcgimail.config.crosschecks import Checks
 from trio_fcgimail.config.crosschecks import Read as _Read
 from trio_fcgimail.config.errors import Problems, shown
 from trio_fcgimail.config.networks import PeerList
-from trio_fcgimail.config.notyet import UNSERVED, NotYet
 from trio_fcgimail.config.rules import Form, Items, Rule, Table, Tables, decode
 from trio_fcgimail.config.settings import Extension, Settings, TlsMode
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["known_keys", "model_document", "read_document"]
+__all__ = ["known_keys", "read_document"]
 
 _MAX_COMPARED_CHARS = 64  # ours: what difflib compares; no key of ours is longer
 
@@ -61,22 +60,9 @@ def read_document(document: Mapping[str, object], *, file: str, default_hostname
         default_hostname: stands in for an absent `hostname`.
 
     Raises:
-        ConfigErrors: with every fault of the document, and with every setting that this version cannot serve yet.
-    """
-    return _read(document, file, default_hostname, UNSERVED)
-
-
-def model_document(document: Mapping[str, object], *, file: str, default_hostname: str) -> Settings:
-    """Do the same for a document that is only looked at: nothing is refused because it cannot be served yet.
-
-    Raises:
         ConfigErrors: with every fault of the document.
     """
-    return _read(document, file, default_hostname, {})
-
-
-def _read(document: Mapping[str, object], file: str, default_hostname: str, later: Mapping[str, NotYet]) -> Settings:
-    reader = _Reader(Problems(file), later)
+    reader = _Reader(Problems(file))
     settings = reader.table(Settings, {"hostname": default_hostname, **_with_reserve(document)}, _Place())
     reader.cross_check()
     if settings is None or reader.problems.count:
@@ -121,9 +107,8 @@ def _with_reserve(document: Mapping[str, object]) -> Mapping[str, object]:
 class _Reader:
     """One pass over one document; what was read well is kept for the checks across keys."""
 
-    def __init__(self, problems: Problems, later: Mapping[str, NotYet]) -> None:
+    def __init__(self, problems: Problems) -> None:
         self.problems = problems
-        self._later = later
         self._read: dict[str, _Read] = {}
 
     def table(self, cls: type[_T], raw: Mapping[str, object], place: _Place) -> _T | None:
@@ -238,18 +223,11 @@ class _Reader:
                 self.problems.add(listener + name, raw, "it only beside the address of a unix socket")
 
     def _refuse_others(self, own: tuple[str, ...], raw: Mapping[str, object], place: _Place) -> None:
-        """Refuse what is not yet and what is unknown."""
-        for name, value in raw.items():
-            key = place.key(name)
-            later = self._later.get(key.plain)
-            if later is not None:
-                if not later.takes(value):
-                    self.problems.add(key.shown, shown(value), later.expected)
-            elif name in own:
-                pass
-            else:
+        """Refuse what is unknown."""
+        for name in raw:
+            if name not in own:
                 expected = "a known key" if self.problems.full else _suggestion(name, place)
-                self.problems.add(key.shown, "an unknown key", expected)
+                self.problems.add(place.key(name).shown, "an unknown key", expected)
 
     def _entry(self, key: _Key, raw: Mapping[str, object], name: str, place: _Place) -> object:
         """Read one key of a table; MISSING when it is refused or left to its default."""
@@ -262,9 +240,6 @@ class _Reader:
                 self._read[place.shown] = _Read(key.default, key.default)
             return MISSING
         value = raw[name]
-        later = self._later.get(place.plain)
-        if later is not None and not later.takes(value):
-            return MISSING  # reported already
         match key.form:
             case Rule() as rule:
                 return self._value(rule, value, place)

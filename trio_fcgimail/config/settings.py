@@ -46,6 +46,7 @@ __all__ = [
     "BareNewline",
     "BodyKind",
     "BodyLines",
+    "CertificateSettings",
     "Extension",
     "FastcgiSettings",
     "LimitSettings",
@@ -66,6 +67,7 @@ __all__ = [
 DEFAULT_LISTEN: Final = TcpAddress("127.0.0.1", 2525)  # docs/operating.md, "Commands"
 
 _MAX_LISTENERS = 64  # ours
+_MAX_CERTIFICATES = 256  # ours, beside the first of a listener
 _MAX_WORKERS = 256  # ours
 _MAX_COUNT = 1_000_000_000  # ours: any number that makes sense is far below
 _MAX_OCTETS = 1 << 50  # ours: beyond any disk of today
@@ -196,8 +198,9 @@ _TOTAL_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for the free 
 _DIRECTORY = optional(text(file_path, "the path of a folder"), "", '"" for that of the system')
 _SCRIPT = text(absolute_path, 'the absolute path of a script, such as "/srv/mail/save.php"')
 _OPTIONAL_SCRIPT = optional(_SCRIPT, "", '"" for none')
-_CERTIFICATE = optional(text(file_path, "the path of a PEM file"), "", '"" for none')
-_PRIVATE_KEY = optional(text(file_path, "the path of a PEM file"), "", '"" when it is in that of the certificate')
+_PEM_FILE = text(file_path, "the path of a PEM file")
+_CERTIFICATE = optional(_PEM_FILE, "", '"" for none')
+_PRIVATE_KEY = optional(_PEM_FILE, "", '"" when it is in that of the certificate')
 _WORKERS = Rule(_workers, f'a whole number from 1 to {_MAX_WORKERS}, or "auto" for one per core')
 _USER = optional(text(_account, "the name of a user"), "", '"" to stay who we are')
 _OWN_GROUP = optional(text(_account, "the name of a group"), "", '"" for the user\'s own')
@@ -213,7 +216,19 @@ _OWN_LOG = optional(LOG_FILE, "", '"" for log.file')
 _STATUS = optional(text(_status_address, '"127.0.0.1:8025", "[::1]:8025" or "*:8025"'), "", '"" for none')
 _PASSWORD_FILE = optional(text(file_path, "the path of a file"), "", '"" for none')
 _TLS_MAXIMUM = optional(one_of(TlsVersion), "", '"" for the newest')
-_CLIENT_CA = optional(text(file_path, "the path of a PEM file"), "", '"" for the authorities of the system')
+_CLIENT_CA = optional(_PEM_FILE, "", '"" for the authorities of the system')
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateSettings:
+    """One `[[listeners.certificates]]`: a pair for clients that ask for one of its names (RFC 6066 3).
+
+    `certificate` holds the whole chain, and the key as well when `private_key` is None.
+    """
+
+    certificate: Annotated[Path, _PEM_FILE]
+    private_key: Annotated[Path | None, _PRIVATE_KEY] = None
 
 
 @final
@@ -223,7 +238,8 @@ class ListenerSettings:
 
     `mode` (permission bits) and `group` are those of a unix socket, None when they are left to the umask and to
     our own group. `certificate` holds the whole chain, and the key as well when `private_key` is None. `ciphers`
-    are those of TLS 1.2. What is None from `hostname` on is as it is for all listeners.
+    are those of TLS 1.2. `certificates` are for clients that ask for them by name. What is None from `hostname` on is
+    as it is for all listeners.
     """
 
     address: Annotated[ListenAddress, _LISTEN]
@@ -231,6 +247,7 @@ class ListenerSettings:
     tls: Annotated[TlsMode, one_of(TlsMode)] = TlsMode.NONE
     certificate: Annotated[Path | None, _CERTIFICATE] = None
     private_key: Annotated[Path | None, _PRIVATE_KEY] = None
+    certificates: Annotated[tuple[CertificateSettings, ...], Tables(CertificateSettings, _MAX_CERTIFICATES)] = ()
     extensions: Annotated[Literal["all"] | tuple[Extension, ...], _EXTENSIONS] = "all"
     proxy_protocol_from: Annotated[PeerList, _PROXIES] = _NOBODY
     xclient_from: Annotated[PeerList, _XCLIENTS] = _NOBODY

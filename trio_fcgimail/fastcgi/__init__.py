@@ -15,10 +15,12 @@ from trio_fcgimail.fastcgi.cgi import (
     ResponseHead,
     ResponseHeadReader,
     encode_response_head,
+    read_response,
 )
 from trio_fcgimail.fastcgi.client import ClientConnection, ClientOptions
 from trio_fcgimail.fastcgi.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from trio_fcgimail.fastcgi.events import (
+    Answer,
     ClientEvent,
     ConnectionClosed,
     DataChunk,
@@ -39,7 +41,7 @@ from trio_fcgimail.fastcgi.events import (
     ValuesReceived,
     ValuesRequested,
 )
-from trio_fcgimail.fastcgi.params import NameValue, decode_pairs, encode_pairs, encode_params
+from trio_fcgimail.fastcgi.params import ConstantParams, NameValue, decode_pairs, encode_pairs, encode_params
 from trio_fcgimail.fastcgi.records import (
     DEFAULT_BUFFER_OCTETS,
     HEADER_OCTETS,
@@ -75,12 +77,14 @@ __all__ = [
     "NEED_DATA",
     "NULL_REQUEST_ID",
     "PAUSED",
+    "Answer",
     "BodyChunk",
     "ClientConnection",
     "ClientEvent",
     "ClientOptions",
     "ConnectionClosed",
     "ConnectionState",
+    "ConstantParams",
     "DataChunk",
     "DataEnded",
     "LocalProtocolError",
@@ -122,4 +126,5 @@ __all__ = [
     "encode_record",
     "encode_response_head",
     "encode_stream",
+    "read_response",
 ]

@@ -68,6 +68,11 @@ class _Phase(Enum):
     ERROR = auto()
 
 
+_HEAD: Final = _Phase.HEAD
+_BODY: Final = _Phase.BODY
+_ERROR: Final = _Phase.ERROR
+
+
 @final
 class ResponseHeadReader:
     """Reads a CGI response as it arrives (RFC 3875, 6).
@@ -80,7 +85,7 @@ class ResponseHeadReader:
 
     def __init__(self, max_octets: int = DEFAULT_HEAD_OCTETS) -> None:
         self._max_octets = max_octets
-        self._phase = _Phase.HEAD
+        self._phase = _HEAD
         self._head = bytearray()
         self._line_start = 0
         self._search_from = 0
@@ -109,9 +114,9 @@ class ResponseHeadReader:
             if self.buffered_octets + len(data) > self._max_octets + DEFAULT_BUFFER_OCTETS:
                 raise LocalProtocolError("too much unread data: call next_event() first")
         except LocalProtocolError:
-            self._phase = _Phase.ERROR
+            self._phase = _ERROR
             raise
-        if self._phase is _Phase.HEAD:
+        if self._phase is _HEAD:
             self._head += data
         else:
             self._body.append(data)
@@ -126,10 +131,10 @@ class ResponseHeadReader:
         """
         self._require_alive()
         try:
-            if self._phase is _Phase.HEAD:
+            if self._phase is _HEAD:
                 return self._read_head()
         except ProtocolError:
-            self._phase = _Phase.ERROR
+            self._phase = _ERROR
             raise
         if self._body:
             data = self._body.popleft()
@@ -138,7 +143,7 @@ class ResponseHeadReader:
         return ResponseEnded() if self._ended else NEED_DATA
 
     def _require_alive(self) -> None:
-        if self._phase is _Phase.ERROR:
+        if self._phase is _ERROR:
             raise LocalProtocolError("the response died of an earlier error")
 
     def _read_head(self) -> ResponseHead | Literal[Signal.NEED_DATA]:
@@ -155,7 +160,7 @@ class ResponseHeadReader:
         if rest:
             self._body.append(rest)
             self._pending = len(rest)
-        self._phase = _Phase.BODY
+        self._phase = _BODY
         return head
 
     def _find_end(self) -> int | None:
@@ -167,6 +172,36 @@ class ResponseHeadReader:
                 return newline + 1
         self._search_from = len(self._head)
         return None
+
+
+def read_response(output: bytes, max_octets: int = DEFAULT_HEAD_OCTETS) -> tuple[ResponseHead, bytes]:
+    """Part a CGI response that is there whole into its head and its body (RFC 3875, 6).
+
+    Args:
+        output: all of it, as `Answer` has it.
+        max_octets: longest head, its empty line included.
+
+    Raises:
+        RemoteProtocolError: as `ResponseHeadReader` does.
+    """
+    end = _body_start(output, max_octets)
+    if end is None:
+        if len(output) > max_octets:
+            raise RemoteProtocolError(f"response head of more than {max_octets} octets")
+        raise RemoteProtocolError("response ends within its head")
+    return _parse(output[:end]), output[end:]
+
+
+def _body_start(output: bytes, max_octets: int) -> int | None:
+    """Return the end of the first empty line, if it is within so many octets."""
+    for empty in (b"\n", b"\r\n"):
+        if output.startswith(empty):
+            return len(empty) if len(empty) <= max_octets else None
+    crlf = output.find(b"\n\r\n", 0, max_octets)
+    lf = output.find(b"\n\n", 0, max_octets if crlf < 0 else crlf + 1)  # the LF that both begin with may be one
+    if lf >= 0:
+        return lf + 2
+    return crlf + 3 if crlf >= 0 else None
 
 
 def _parse(head: bytes) -> ResponseHead:

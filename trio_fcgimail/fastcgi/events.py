@@ -49,6 +49,24 @@ class RequestEnded:
 
 
 @final
+@dataclass(frozen=True, slots=True)  # by position, as there is one for each request
+class Answer:
+    """Client: all that the application said to one request, END_REQUEST included; what `next_answer()` returns.
+
+    Args:
+        stdout: its output, which begins with the head of a CGI response: `read_response()` parts it.
+        stderr: its error output, often empty.
+        app_status: as in `RequestEnded`.
+        protocol_status: as in `RequestEnded`.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    app_status: int
+    protocol_status: ProtocolStatus
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValuesReceived:
     """Client: the answer to `get_values()` (FastCGI 1.0, 4.1). Names unknown to the application are left out."""

@@ -94,6 +94,10 @@ class Record:
     content: bytes
 
 
+Frame = tuple[int, int, bytes]
+"""A `Record` as the connections pass it on: its type, its request id, its content."""
+
+
 def decode_header(data: bytes | bytearray | memoryview) -> RecordHeader:
     """Decode a record header (FastCGI 1.0, 3.3).
 
@@ -146,12 +150,20 @@ def encode_stream(record_type: RecordType, request_id: int, data: bytes | bytear
 
     Nothing gives `b""`: an empty record would end the stream. Slices are not copied before the final join.
     """
-    view = memoryview(data).cast("B")
+    if isinstance(data, bytes):
+        if 0 < len(data) <= MAX_RECORD_CONTENT:
+            return _HEADER.pack(VERSION, record_type, request_id, len(data), 0) + data
+        view = memoryview(data)
+    else:
+        view = memoryview(data).cast("B")
+    full, rest = divmod(len(view), MAX_RECORD_CONTENT)
     parts: list[bytes | memoryview] = []
-    for start in range(0, len(view), MAX_RECORD_CONTENT):
-        piece = view[start : start + MAX_RECORD_CONTENT]
-        parts.append(_HEADER.pack(VERSION, record_type, request_id, len(piece), 0))
-        parts.append(piece)
+    if full:
+        header = _HEADER.pack(VERSION, record_type, request_id, MAX_RECORD_CONTENT, 0)
+        for start in range(0, full * MAX_RECORD_CONTENT, MAX_RECORD_CONTENT):
+            parts += (header, view[start : start + MAX_RECORD_CONTENT])
+    if rest:
+        parts += (_HEADER.pack(VERSION, record_type, request_id, rest, 0), view[-rest:])
     return b"".join(parts)
 
 
@@ -166,15 +178,15 @@ class RecordReader:
         LocalProtocolError: the limit could not hold a record.
     """
 
-    __slots__ = ("_buffer", "_ended", "_header", "_limit", "_start")
+    __slots__ = ("_buffer", "_ended", "_limit", "_start")
 
     def __init__(self, max_buffer_octets: int = DEFAULT_BUFFER_OCTETS) -> None:
         if max_buffer_octets < MAX_RECORD_OCTETS:
             raise LocalProtocolError(f"a limit below {MAX_RECORD_OCTETS} octets cannot hold every record")
         self._limit = max_buffer_octets
-        self._buffer = bytearray()
+        # What came in one piece and was read whole needs no copy of its own: only a rest that waits for more does.
+        self._buffer: bytes | bytearray = b""
         self._start = 0
-        self._header: RecordHeader | None = None
         self._ended = False
 
     @property
@@ -198,39 +210,68 @@ class RecordReader:
             return
         if self._ended:
             raise LocalProtocolError("data after end of file")
-        if self.buffered_octets + len(data) > self._limit:
+        unread = len(self._buffer) - self._start
+        if unread + len(data) > self._limit:
             raise LocalProtocolError(f"more than {self._limit} octets unread: call next_event() before reading on")
+        if not unread:
+            self._buffer = bytes(data)
+            return
+        if isinstance(self._buffer, bytes):
+            self._buffer = bytearray(memoryview(self._buffer)[self._start :])
+            self._start = 0
         # Forget what was read only once it outweighs what was not: each octet is then moved at most once on average.
-        if self._start * 2 >= len(self._buffer):
+        elif self._start * 2 >= len(self._buffer):
             del self._buffer[: self._start]
             self._start = 0
         self._buffer += data
 
-    def next_record(self) -> Record | Literal[Signal.NEED_DATA] | None:
-        """Return the next whole record, NEED_DATA, or None at an end of file between two records.
+    def next_frame(self) -> Frame | Literal[Signal.NEED_DATA] | None:
+        """Return the next whole record as a plain tuple, NEED_DATA, or None at an end of file between two records.
 
         Raises:
             RemoteProtocolError: version other than 1, or end of file within a record.
         """
-        header = self._header
-        if header is None:
-            if self.buffered_octets < HEADER_OCTETS:
-                return self._starved()
-            body = self._start + HEADER_OCTETS
-            header = self._header = decode_header(self._buffer[self._start : body])
-            self._start = body
-        content_end = self._start + header.content_length
-        record_end = content_end + header.padding_length
-        if record_end > len(self._buffer):
-            return self._starved()
-        content = bytes(memoryview(self._buffer)[self._start : content_end])
-        self._start = record_end
-        self._header = None
-        return Record(record_type=header.record_type, request_id=header.request_id, content=content)
+        buffer, start = self._buffer, self._start
+        body = start + HEADER_OCTETS
+        if body > len(buffer):
+            if self._ended and start == len(buffer):
+                return None
+            return self._wait()
+        version, record_type, request_id, content_length, padding_length = _HEADER.unpack_from(buffer, start)
+        if version != VERSION:
+            raise RemoteProtocolError(f"record of version {version}, expected {VERSION}")
+        content_end = body + content_length
+        record_end = content_end + padding_length
+        if record_end > len(buffer):
+            return self._wait()
+        if record_end == len(buffer):  # keep no memory for it, as a connection may be idle for long
+            self._buffer, self._start = b"", 0
+        else:
+            self._start = record_end
+        content = buffer[body:content_end] if isinstance(buffer, bytes) else bytes(memoryview(buffer)[body:content_end])
+        return record_type, request_id, content
 
-    def _starved(self) -> Literal[Signal.NEED_DATA] | None:
-        if not self._ended:
-            return NEED_DATA
-        if self._header is None and not self.buffered_octets:
-            return None
-        raise RemoteProtocolError("end of file within a record")
+    def next_record(self) -> Record | Literal[Signal.NEED_DATA] | None:
+        """Return the next whole record, as `next_frame()` does.
+
+        Raises:
+            RemoteProtocolError: version other than 1, or end of file within a record.
+        """
+        frame = self.next_frame()
+        if frame is NEED_DATA or frame is None:
+            return frame
+        record_type, request_id, content = frame
+        return Record(record_type=record_type, request_id=request_id, content=content)
+
+    def mark(self) -> tuple[bytes | bytearray, int]:
+        """Return a mark to which `go_back()` leads, until more is received."""
+        return self._buffer, self._start
+
+    def go_back(self, mark: tuple[bytes | bytearray, int]) -> None:
+        """Let what was taken since `mark()` be unread again."""
+        self._buffer, self._start = mark
+
+    def _wait(self) -> Literal[Signal.NEED_DATA]:
+        if self._ended:
+            raise RemoteProtocolError("end of file within a record")
+        return NEED_DATA

@@ -35,6 +35,7 @@ from enum import Enum, auto
 from typing import Final, final
 
 from trio_fcgimail.fastcgi.records import Role
+from trio_fcgimail.fastcgi.symbol import Symbol
 
 
 @final
@@ -49,7 +50,7 @@ class ConnectionState(Enum):
 
 
 @final
-class InputState(Enum):
+class InputState(Symbol):
     """Which of the client's streams are open."""
 
     PARAMS = auto()
@@ -61,7 +62,7 @@ class InputState(Enum):
 
 
 @final
-class InputMove(Enum):
+class InputMove(Symbol):
     """What the client can send within a request. The role tells which end of PARAMS it is."""
 
     PARAMS = auto()
@@ -76,7 +77,7 @@ class InputMove(Enum):
 
 
 @final
-class OutputState(Enum):
+class OutputState(Symbol):
     """Which of the application's streams are open."""
 
     OPEN = auto()
@@ -87,7 +88,7 @@ class OutputState(Enum):
 
 
 @final
-class OutputMove(Enum):
+class OutputMove(Symbol):
     """What the application can send within a request."""
 
     STDOUT = auto()
@@ -165,6 +166,17 @@ OUTPUT_TRANSITIONS: Final[Mapping[OutputState, Mapping[OutputMove, OutputState]]
 
 _PARAMS_ENDS: Final = frozenset(PARAMS_END.values())
 
+
+def _input_after(*moves: InputMove) -> InputState:
+    state = InputState.PARAMS
+    for move in moves:
+        state = INPUT_TRANSITIONS[state][move]
+    return state
+
+
+ALL_SENT: Final = _input_after(InputMove.PARAMS_END_RESPONDER, InputMove.STDIN, InputMove.STDIN_END)
+"""Where the input of a responder stands when its whole request was written at once."""
+
 INPUT_LEFTOVERS: Final[Mapping[InputState, frozenset[InputMove]]] = {
     InputState.PARAMS: frozenset(),
     InputState.STDIN_AND_DATA: _PARAMS_ENDS,
@@ -183,6 +195,8 @@ OUTPUT_LEFTOVERS: Final[Mapping[OutputState, frozenset[OutputMove]]] = {
     OutputState.ENDED: frozenset(OutputMove),
 }
 
+_MOVES: Final = Ruling.MOVES
+_ENDED: Final = OutputState.ENDED
 _INPUT_OVER: Final = frozenset({InputState.COMPLETE, InputState.ABORTED})
 
 
@@ -201,7 +215,7 @@ class Exchange:
         after = INPUT_TRANSITIONS[self.input].get(move)
         if after is not None:
             self.input = after
-            return Ruling.MOVES
+            return _MOVES
         return Ruling.LEFTOVER if move in INPUT_LEFTOVERS[self.input] else Ruling.ILLEGAL
 
     def take_output(self, move: OutputMove) -> Ruling:
@@ -209,7 +223,7 @@ class Exchange:
         after = OUTPUT_TRANSITIONS[self.output].get(move)
         if after is not None:
             self.output = after
-            return Ruling.MOVES
+            return _MOVES
         return Ruling.LEFTOVER if move in OUTPUT_LEFTOVERS[self.output] else Ruling.ILLEGAL
 
     @property
@@ -220,4 +234,4 @@ class Exchange:
     @property
     def over(self) -> bool:
         """Whether both directions are done, so that the client may use the id again."""
-        return self.input_over and self.output is OutputState.ENDED
+        return self.output is _ENDED and self.input in _INPUT_OVER

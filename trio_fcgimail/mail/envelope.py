@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_never, final
+from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import (
     SMTP,
@@ -59,13 +59,35 @@ class WithKeyword(Enum):
     UTF8LMTPSA = "UTF8LMTPSA"
 
 
+_KEYWORDS: Final = {keyword.value: keyword for keyword in WithKeyword}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a client has proved by TLS to be.
+
+    Args:
+        subject: as RFC 4514 writes it; empty when there is none, or one that is too long to be shown.
+        sha256: the fingerprint, in lower-case hex; empty when a proxy in front took the certificate.
+    """
+
+    subject: str
+    sha256: str = ""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class TlsFacts:
-    """How a connection is encrypted, in OpenSSL's words: ``TLSv1.3``, ``TLS_AES_256_GCM_SHA384``."""
+    """How a connection is encrypted, in OpenSSL's words: ``TLSv1.3``, ``TLS_AES_256_GCM_SHA384``.
+
+    Args:
+        client: None when it has shown no certificate that was verified.
+    """
 
     protocol: str
     cipher: str
+    client: ClientCertificate | None = None
 
 
 @final
@@ -78,6 +100,7 @@ class Session:
         helo: what it called itself; empty as long as there was no greeting.
         tls: None in the clear.
         auth_user: whom the script let in; None as long as nobody.
+        hostname: what we call ourselves to it; empty for the name that we have everywhere.
     """
 
     peer: Peer
@@ -86,6 +109,7 @@ class Session:
     dialect: Dialect = SMTP
     tls: TlsFacts | None = None
     auth_user: str | None = None
+    hostname: str = ""
 
     @property
     def protocol(self) -> str:
@@ -143,7 +167,7 @@ class Envelope:
                 assert_never(word)
         encrypted = "" if self.session.tls is None else "S"
         authenticated = "" if self.session.auth_user is None else "A"
-        return WithKeyword(protocol + encrypted + authenticated)
+        return _KEYWORDS[protocol + encrypted + authenticated]
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

@@ -6,11 +6,15 @@ back as it is, NUL, CR and LF and 8-bit ones too (a test asks it), and leaving t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final, final
 
 _ESCAPES: Final = ((b"%", b"%25"), (b"&", b"%26"), (b"+", b"%2B"), (b";", b"%3B"))  # "%" first
+
+_TEXT_ESCAPES: Final = tuple((octet.decode(), escaped.decode()) for octet, escaped in _ESCAPES)
+_ESCAPED: Final = re.compile("[%&+;]")
 
 
 class BodyLines(Enum):
@@ -60,7 +64,16 @@ class BodyMeter:
 
 def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
     """``name=value&...``, in the order given; the names need no escapes."""
-    return b"&".join(name.encode() + b"=" + escape(value.encode("utf-8", "replace")) for name, value in fields)
+    return "&".join([f"{name}={_escape_text(value)}" for name, value in fields]).encode("utf-8", "replace")
+
+
+def _escape_text(value: str) -> str:
+    """As :func:`escape`: what needs it are single octets of UTF-8."""
+    if _ESCAPED.search(value) is None:
+        return value
+    for octet, escaped in _TEXT_ESCAPES:
+        value = value.replace(octet, escaped)
+    return value
 
 
 @final

@@ -5,6 +5,7 @@ The tree::
     Server.run
     └── ending (nursery)                 left when the last session is over
         ├── Pool.run                     ends idle FastCGI connections; a task for each probe of an ejected upstream
+        ├── Alarms.run                   rings when a client has taken too long
         ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
         └── connections (nursery)        one task for each session
             ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
@@ -31,15 +32,18 @@ import trio
 from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
+from trio_fcgimail.server.handshakes import Handshakes, most_handshakes
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.listenerlogs import logging_to
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
     bound_address,
     close_listener,
+    connection_caps,
     open_listeners,
     remove_socket_file,
 )
@@ -68,6 +72,10 @@ def _new_queue_id() -> str:
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
         remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+
+
+def _own_ledger(settings: Settings) -> LocalLedger:
+    return LocalLedger(settings.limits, caps=connection_caps(settings.listeners))
 
 
 def _now() -> datetime:
@@ -118,12 +126,13 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
+            ledger=_own_ledger(settings) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
             counts=counts,
+            handshakes=Handshakes(most_handshakes(settings)),
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
@@ -198,7 +207,7 @@ class Server:
 
     def open_entrances(self) -> list[Entrance]:
         """What the listeners need from the disk, in their order. Raises ListenError."""
-        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
+        return open_entrances(self._settings)
 
     def ready(self) -> AbstractAsyncContextManager[None]:
         """Set the processors up, and tear them down behind it; :meth:`serve` within. Raises ChainError."""
@@ -213,6 +222,7 @@ class Server:
         with accept_problems_to(self._log):
             async with trio.open_nursery() as ending:
                 ending.start_soon(self._gateway.scripts.run)
+                ending.start_soon(self._gateway.alarms.run)
                 async with trio.open_nursery() as connections:
                     await self._accept(ways, connections, at_stop)
                     ending.start_soon(self._cut_in_time)
@@ -240,10 +250,14 @@ class Server:
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
-        place = Place(self._gateway.ledger, self._settings.limits)
+        with logging_to(entrance.settings.log_file):
+            await self._let_in_and_serve(entrance, stream)
+
+    async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         counts = self._gateway.counts
         counts.connections += 1
         counts.open_connections += 1
+        place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)
             if session is None:

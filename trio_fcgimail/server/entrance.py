@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, final
 
 from trio_fcgimail import smtp
 from trio_fcgimail.config import ListenerSettings, Protocol, Settings, TlsMode
-from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.listeners import ListenError, cap_name, keyed
 from trio_fcgimail.server.tls import CertificateError, server_context
 from trio_fcgimail.server.tlschoices import choose
+from trio_fcgimail.server.tlsnames import ByName, names_of
 
 _DIALECTS: Final = {Protocol.SMTP: smtp.SMTP, Protocol.LMTP: smtp.LMTP}
 _TLS: Final = {
@@ -27,11 +30,21 @@ class Entrance:
 
     Args:
         context: None for a listener without TLS.
+        cap_name: what its connections are counted by; "" when it has no limit of its own.
     """
 
     settings: ListenerSettings
     options: smtp.ServerOptions
     context: ssl.SSLContext | None = None
+    cap_name: str = ""
+
+
+def open_entrances(settings: Settings) -> list[Entrance]:
+    """All listeners, in their order. Raises ListenError."""
+    return [
+        replace(open_entrance(settings, listener), cap_name=cap_name(key, listener))
+        for key, listener in keyed(settings.listeners)
+    ]
 
 
 def open_entrance(settings: Settings, listener: ListenerSettings) -> Entrance:
@@ -44,11 +57,27 @@ def open_entrance(settings: Settings, listener: ListenerSettings) -> Entrance:
     if listener.certificate is None:
         return Entrance(listener, options)
     try:
-        context = server_context(listener.certificate, listener.private_key)
-        choose(context, listener)
+        context = _context(listener, listener.certificate)
     except CertificateError as exc:
         raise ListenError(f"cannot do TLS on {listener.address}: {exc}") from exc
     return Entrance(listener, options, context)
+
+
+def _context(listener: ListenerSettings, certificate: Path) -> ssl.SSLContext:
+    """The certificate of a listener, and behind it those that are chosen by name. Raises CertificateError."""
+    context = server_context(certificate, listener.private_key)
+    by_name = ByName(context)
+    if listener.certificates:
+        with suppress(CertificateError):  # it serves nevertheless whoever asks for no other
+            by_name.add(names_of(context, certificate), context)
+    for pair in listener.certificates:
+        other = server_context(pair.certificate, pair.private_key)
+        by_name.add(names_of(other, pair.certificate), other)
+        choose(other, listener)
+    choose(context, listener)
+    if listener.certificates:
+        by_name.serve()
+    return context
 
 
 def server_options(settings: Settings, listener: ListenerSettings) -> smtp.ServerOptions:
@@ -56,7 +85,7 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
     limits = settings.limits
     keywords = listener.extensions
     return smtp.ServerOptions(
-        hostname=settings.hostname,
+        hostname=listener.hostname or settings.hostname,
         dialect=_DIALECTS[listener.protocol],
         extensions=frozenset(smtp.Extension) if keywords == "all" else frozenset(keywords),
         tls=_TLS[listener.tls],

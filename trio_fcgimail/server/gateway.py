@@ -11,6 +11,8 @@ import structlog.typing
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
+from trio_fcgimail.server.alarms import Alarms
+from trio_fcgimail.server.handshakes import Handshakes
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
 from trio_fcgimail.server.metrics import Counts
@@ -61,8 +63,10 @@ class Gateway:
         ledger: the accounts behind the limits that hold over all connections.
         hits: how often any limit was hit.
         counts: what else is counted.
+        alarms: the deadlines of the sessions; to be run as long as any session is.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
+        handshakes: those of TLS that are under way; of clients that are turned away there are few enough.
     """
 
     settings: Settings
@@ -76,3 +80,5 @@ class Gateway:
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
     counts: Counts = field(default_factory=Counts)
+    handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))
+    alarms: Alarms = field(default_factory=Alarms)

@@ -25,13 +25,18 @@ __all__ = [
 
 #: Where packages put it. /usr/sbin is not in the PATH of ordinary users on Debian, so PATH alone would miss it.
 _FOLDERS: Final = (
-    "/usr/sbin",
-    "/usr/local/sbin",
-    "/opt/homebrew/sbin",
-    "/usr/bin",
-    "/usr/local/bin",
-    "/opt/homebrew/bin",
+    "usr/sbin",
+    "usr/local/sbin",
+    "opt/homebrew/sbin",
+    "home/linuxbrew/.linuxbrew/sbin",
+    "usr/bin",
+    "usr/local/bin",
+    "opt/homebrew/bin",
+    "home/linuxbrew/.linuxbrew/bin",
 )
+#: Where Homebrew has the versions that it does not link elsewhere: php@8.3/sbin/php-fpm.
+_KEGS: Final = ("opt/homebrew/opt", "usr/local/opt", "home/linuxbrew/.linuxbrew/opt")
+_KEG: Final = re.compile(r"php@(\d+)\.(\d+)")
 #: php-fpm8.2 (Debian), php-fpm83 (Alpine), php-fpm (Fedora, Homebrew); php-cgi alike.
 _NAME: Final = re.compile(r"php-(fpm|cgi)(?:(\d)\.?(\d*))?")
 #: Goes through pairs of a test and a path, and prints the first path that fails.
@@ -84,10 +89,24 @@ class PhpUser:
     groups: tuple[int, ...]
 
 
-def default_search() -> tuple[Path, ...]:
-    """The folders where :func:`find_php` looks unless told otherwise: the usual ones, then those of PATH."""
+def default_search(root: Path = Path("/")) -> tuple[Path, ...]:
+    """The folders where :func:`find_php` looks unless told otherwise: the usual ones, those of PATH, then Homebrew's.
+
+    Args:
+        root: what the usual folders are below.
+    """
     path = (Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder)
-    return tuple(dict.fromkeys((*map(Path, _FOLDERS), *(folder for folder in path if folder.is_absolute()))))
+    usual = (root / folder for folder in _FOLDERS)
+    return tuple(dict.fromkeys((*usual, *(folder for folder in path if folder.is_absolute()), *_kegs(root))))
+
+
+def _kegs(root: Path) -> list[Path]:
+    """The folders of Homebrew's single versions, the newest first."""
+    found: list[tuple[tuple[int, int], Path]] = []
+    for keg in (keg for opt in _KEGS for keg in (root / opt).glob("php@*")):
+        if (name := _KEG.fullmatch(keg.name)) is not None:
+            found.extend(((int(name[1]), int(name[2])), keg / folder) for folder in ("sbin", "bin"))
+    return [folder for _, folder in sorted(found, key=lambda row: row[0], reverse=True)]
 
 
 def find_php(search: Sequence[Path] | None = None) -> PhpProgram | None:

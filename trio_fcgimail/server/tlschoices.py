@@ -29,7 +29,8 @@ def choose(context: ssl.SSLContext, listener: ListenerSettings) -> None:
     """Set the choices of a listener.
 
     Raises:
-        CertificateError: OpenSSL knows none of the suites, or the authorities cannot be read.
+        CertificateError: OpenSSL knows none of the suites, Python cannot choose the curve, or the authorities cannot be
+            read.
     """
     context.minimum_version = _VERSIONS[listener.tls_minimum]
     if listener.tls_maximum is not None:
@@ -40,7 +41,10 @@ def choose(context: ssl.SSLContext, listener: ListenerSettings) -> None:
         except ssl.SSLError as exc:
             raise CertificateError("OpenSSL has none of the ciphers") from exc
     for curve in listener.curves:
-        context.set_ecdh_curve(_CURVES[curve])
+        try:
+            context.set_ecdh_curve(_CURVES[curve])
+        except ssl.SSLError as exc:  # X25519 in Python 3.11.2, which Debian 12 has, with OpenSSL 3
+            raise CertificateError(f"this Python cannot choose the curve {curve.value}") from exc
     if listener.client_certificates is not ClientCertificates.NONE:
         _trust(context, listener)
         context.verify_mode = _ASKED[listener.client_certificates]

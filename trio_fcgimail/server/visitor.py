@@ -14,7 +14,16 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import LimitSettings, ListenerSettings, PeerList
 from trio_fcgimail.mail import Peer, Session, TlsFacts
 from trio_fcgimail.server.entrance import Entrance
-from trio_fcgimail.server.prelude import ClientTls, Header, Origin, PreludeError, octets_missing, parse_header
+from trio_fcgimail.server.prelude import (
+    ClientTls,
+    Header,
+    Origin,
+    PreludeError,
+    Verification,
+    octets_missing,
+    parse_header,
+)
+from trio_fcgimail.server.tlsclient import client_of_proxy
 
 _TLS_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")  # what OpenSSL calls its versions and ciphers
 _UNTOLD: Final = "unknown"
@@ -98,7 +107,9 @@ def _tls_facts(tls: ClientTls | None) -> TlsFacts | None:
     """TLS as the proxy tells of it; its words go into headers, so they have to be what they say they are."""
     if tls is None:
         return None
-    return TlsFacts(*(word if _TLS_WORD.fullmatch(word) else _UNTOLD for word in (tls.version, tls.cipher)))
+    version, cipher = (word if _TLS_WORD.fullmatch(word) else _UNTOLD for word in (tls.version, tls.cipher))
+    is_known = tls.certificate is Verification.PASSED
+    return TlsFacts(version, cipher, client_of_proxy(tls.common_name) if is_known else None)
 
 
 def options_for(visitor: Visitor, entrance: Entrance, limits: LimitSettings) -> smtp.ServerOptions:
@@ -146,11 +157,13 @@ def introduced(facts: Session, attributes: smtp.XclientAttributes) -> Session:
 
     An address that is unavailable is none. A new address without a port has none; a login lasts to the next XCLIENT.
     """
-    peer = facts.peer
-    ip = _told(attributes.address, peer.ip, "")
-    port = _told(attributes.port, peer.port if attributes.address is None else 0, 0)
+    before = facts.peer
+    ip = _told(attributes.address, before.ip, "")
+    port = _told(attributes.port, before.port if attributes.address is None else 0, 0)
     login = _told(attributes.login, None, None)
-    return Session(Peer(_unmapped(ip), port), dialect=facts.dialect, tls=facts.tls, auth_user=login)
+    tls = None if facts.tls is None else replace(facts.tls, client=None)  # who showed a certificate speaks for another
+    peer = Peer(_unmapped(ip), port)
+    return Session(peer, dialect=facts.dialect, tls=tls, auth_user=login, hostname=facts.hostname)
 
 
 def _told(value: _T | smtp.Unavailable | None, known: _T, unavailable: _T) -> _T:

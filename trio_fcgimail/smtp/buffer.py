@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, final
 
 from trio_fcgimail.smtp.errors import LocalProtocolError
@@ -18,82 +17,106 @@ _BEGINNING_OCTETS: Final = 64  # ours: of a line that is too long, enough to tel
 
 @final
 class ReceiveBuffer:
-    """Octets that were received and not yet used."""
+    """Octets that were received and not yet used.
 
-    __slots__ = ("_data", "_searched")
+    What came in one piece and is used whole, as most commands are, is never copied into a buffer of our own: that is
+    done only when something else comes before all of it was used.
+    """
+
+    __slots__ = ("_data", "_searched", "_start")
 
     def __init__(self) -> None:
-        self._data = bytearray()
-        self._searched = 0  # no CRLF begins before this offset
+        self._data: bytes | bytearray = b""
+        self._start = 0  # of the unused octets
+        self._searched = 0  # no CRLF begins between the start and this place
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._data) - self._start
 
     def append(self, data: bytes) -> None:
         """Add octets. Raises LocalProtocolError when the embedder reads on though nobody takes them."""
-        if len(self._data) + len(data) > MAX_BUFFER_OCTETS:
+        unused = len(self._data) - self._start
+        if unused + len(data) > MAX_BUFFER_OCTETS:
             raise LocalProtocolError(f"more than {MAX_BUFFER_OCTETS} octets received and not used")
+        if not unused:
+            self._data = bytes(data)
+            return
+        if isinstance(self._data, bytes):
+            self._data = bytearray(memoryview(self._data)[self._start :])
+            self._forget_start()
+        # Forget what was used only once it outweighs what was not: each octet is then moved at most once on average.
+        elif self._start * 2 >= len(self._data):
+            del self._data[: self._start]
+            self._forget_start()
         self._data += data
+
+    def _forget_start(self) -> None:
+        self._searched = max(self._searched - self._start, 0)
+        self._start = 0
 
     def find_line_end(self) -> int | None:
         """The offset of the first CRLF, or None. Octets searched once are not searched again."""
-        found = self._data.find(b"\r\n", self._searched)
+        found = self._data.find(b"\r\n", max(self._searched, self._start))
         if found < 0:
-            self._searched = max(len(self._data) - 1, 0)
+            self._searched = max(len(self._data) - 1, self._start)
             return None
         self._searched = found
-        return found
+        return found - self._start
 
-    def find(self, needle: bytes) -> int | None:
-        """The offset of ``needle``, or None."""
-        found = self._data.find(needle)
-        return None if found < 0 else found
+    def find(self, needle: bytes, begin: int = 0) -> int | None:
+        """The offset of ``needle``, from ``begin`` on, or None."""
+        found = self._data.find(needle, self._start + begin)
+        return None if found < 0 else found - self._start
 
     def startswith(self, prefix: bytes) -> bool:
         """Whether the unused octets begin so."""
-        return self._data.startswith(prefix)
+        return self._data.startswith(prefix, self._start)
 
     def peek(self, octets: int) -> bytes:
         """The first ``octets`` of the unused ones (fewer when there are fewer), which stay."""
-        return bytes(self._data[:octets])
+        return bytes(self._data[self._start : self._start + octets])
 
     def is_prefix_of(self, text: bytes) -> bool:
         """Whether more octets are needed to tell the unused ones from ``text``."""
-        return text.startswith(bytes(self._data[: len(text) + 1]))
+        return text.startswith(self.peek(len(text) + 1))
 
     def endswith(self, suffix: bytes) -> bool:
         """Whether the unused octets end so."""
-        return self._data.endswith(suffix)
+        return self._data.endswith(suffix, self._start)
 
     def take(self, octets: int) -> bytes:
         """Remove and return the first ``octets`` (fewer when there are fewer)."""
-        with memoryview(self._data) as view:
-            taken = bytes(view[:octets])
-        self.drop(octets)
-        return taken
+        data, begin, end = self._data, self._start, self._start + octets
+        if end < len(data):
+            self._start = end
+        else:
+            self._clear()
+        if isinstance(data, bytes):
+            return data[begin:end]
+        with memoryview(data) as view:
+            return bytes(view[begin:end])
 
     def drop(self, octets: int) -> int:
         """Remove the first ``octets`` (fewer when there are fewer); returns how many were removed."""
-        dropped = min(octets, len(self._data))
-        del self._data[:dropped]
-        self._searched = max(self._searched - dropped, 0)
-        return dropped
+        unused = len(self._data) - self._start
+        if octets < unused:
+            self._start += octets
+            return octets
+        self._clear()
+        return unused
 
-
-class Length(Enum):
-    """Whether a line was within the limit."""
-
-    WHOLE = "within"
-    TOO_LONG = "above: only its beginning is here"
+    def _clear(self) -> None:
+        """Nothing is left: keep no memory for it, as a connection may be idle for long."""
+        self._data = b""
+        self._start = self._searched = 0
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line without its CRLF."""
+class TooLong:
+    """A line above the limit, of which only the beginning was kept."""
 
-    octets: bytes
-    length: Length = Length.WHOLE
+    beginning: bytes
 
 
 @final
@@ -110,8 +133,13 @@ class LineReader:
         """Whether the unused octets are the beginning of a line."""
         return self._beginning is None
 
-    def read(self, buffer: ReceiveBuffer, max_octets: int = MAX_COMMAND_OCTETS) -> Line | None:
-        """The next line, or None when more is needed; one of more octets, CRLF included, is too long."""
+    def read(self, buffer: ReceiveBuffer, max_octets: int = MAX_COMMAND_OCTETS) -> bytes | TooLong | None:
+        """The next line without its CRLF, or None when more is needed.
+
+        Args:
+            buffer: what to take it from.
+            max_octets: of a line, CRLF included; one of more is too long.
+        """
         end = buffer.find_line_end()
         if end is None:
             if self._beginning is None and len(buffer) > max_octets:
@@ -119,10 +147,9 @@ class LineReader:
             if self._beginning is not None:
                 buffer.drop(len(buffer) - 1)  # the last octet may be the CR of its end
             return None
-        octets = buffer.take(end + 2)
+        octets = buffer.take(end)
+        buffer.drop(2)
+        if self._beginning is None:
+            return octets if end + 2 <= max_octets else TooLong(octets[:_BEGINNING_OCTETS])
         beginning, self._beginning = self._beginning, None
-        if beginning is not None:
-            return Line(beginning, Length.TOO_LONG)
-        if len(octets) > max_octets:
-            return Line(octets[:_BEGINNING_OCTETS], Length.TOO_LONG)
-        return Line(octets[:-2])
+        return TooLong(beginning)

@@ -68,12 +68,17 @@ WORDS: Final[Mapping[str, Word]] = {
 }
 
 
+_BARE_LINES: Final[Mapping[bytes, Word]] = {word.encode(): meaning for word, meaning in WORDS.items()}
+
+
 def split_line(line: bytes) -> tuple[Word, str]:
     """Take a line without its CRLF apart: the first word in upper case and what follows, outer blanks gone.
 
     Raises:
         CommandError: a control character, octets that are not UTF-8, or a word of another protocol (421).
     """
+    if (bare := _BARE_LINES.get(line)) is not None:
+        return bare, ""
     if b"\r" in line or b"\n" in line:
         raise CommandError(catalogue.BARE_NEWLINE_IN_COMMAND)
     if _FOREIGN.match(line):

@@ -55,11 +55,9 @@ from trio_fcgimail.smtp.sasl import Login
 from trio_fcgimail.smtp.standing import Standing
 from trio_fcgimail.smtp.state import TRANSACTION_STATES, State, Verb, next_state
 from trio_fcgimail.smtp.steps import (
-    Ask,
     Challenge,
     EatChunk,
     Lost,
-    Pass,
     Refuse,
     RefuseMessage,
     Settle,
@@ -138,18 +136,24 @@ class ServerConnection:
             RemoteProtocolError: the stream cannot be followed; write its ``to_send``, then close.
         """
         now = self._now
-        if now.state is State.CLOSED:
-            return ConnectionClosed(now.close_reason)
-        if self._pending is not None or now.state is State.TLS_PENDING:
+        if now.state not in _READING:
+            return self._next_without_reading()
+        if self._pending is not None:
             return PAUSED
-        if now.state is State.CONNECTED:
-            return self._ask(Connected())
         if (step := self._intake.next_step(now)) is not None:
             return self._take(step)
         if not self._intake.has_ended:
             return NEED_DATA
         now.end(CloseReason.EOF)
         return ConnectionClosed(CloseReason.EOF)
+
+    def _next_without_reading(self) -> Event | Signal:
+        if self._now.state is State.CLOSED:
+            return ConnectionClosed(self._now.close_reason)
+        if self._pending is None and self._now.state is State.CONNECTED:
+            self._pending = Connected()
+            return self._pending
+        return PAUSED
 
     # What the embedder answers
 
@@ -166,9 +170,9 @@ class ServerConnection:
             self._check_nothing_follows()
         if reply is None:
             reply = default_reply(event, self.options, self._next_offer(event))
-        if reply.outcome is not (Outcome.GO if isinstance(event, DataBegun) else Outcome.OK):
+        if reply.outcome is not (_GO if isinstance(event, DataBegun) else _OK):
             raise LocalProtocolError(f"{reply.code} does not accept {type(event).__name__}")
-        return self._answer(event, [reply] * owed)
+        return self._answer(event, (reply,) * owed)
 
     def reject(self, event: Answerable, reply: Reply) -> bytes:
         """Answer the last event with 4xx or 5xx; 421 and 521 close. Returns the bytes to write.
@@ -178,7 +182,7 @@ class ServerConnection:
         """
         if reply.outcome not in (Outcome.NO, Outcome.CLOSE):
             raise LocalProtocolError(f"{reply.code} rejects nothing")
-        return self._answer(event, [reply] * self._replies_owed(event))
+        return self._answer(event, (reply,) * self._replies_owed(event))
 
     def reply_each(self, event: MessageEnd, replies: Sequence[Reply]) -> bytes:
         """Answer the end of the data recipient by recipient (LMTP, RFC 2033 4.2), in the order of their RCPTs.
@@ -206,7 +210,7 @@ class ServerConnection:
             raise LocalProtocolError("close() takes a 421 or 521, once")
         may_speak = self.state is not State.TLS_PENDING
         self._pending = None
-        data = self._now.say(Verb.UNKNOWN, reply)
+        data = self._now.say(Verb.UNKNOWN, (reply,))
         return data if may_speak else b""
 
     def tls_started(self) -> None:
@@ -246,10 +250,6 @@ class ServerConnection:
         """What is offered once ``event`` is accepted."""
         return make_offer(self.options, self.tls, event.word) if isinstance(event, Hello) else self._now.offer
 
-    def _ask(self, event: Answerable) -> Answerable:
-        self._pending = event
-        return event
-
     def _replies_owed(self, event: Answerable) -> int:
         if self._pending is None or self._pending is not event:
             raise LocalProtocolError("this event does not wait for an answer")
@@ -257,13 +257,21 @@ class ServerConnection:
 
     def _answer(self, event: Answerable, replies: Sequence[Reply]) -> bytes:
         now = self._now
-        if isinstance(event, DataBegun) and self._first_chunk is not None:
+        if self._first_chunk is not None:
             return self._answer_first_chunk(self._first_chunk, replies[0])
         if isinstance(event, Authenticate):
-            replies = [now.tally.count_login(replies[0])]
-        data = now.say(self._verb_of(event), *replies)  # raises before anything has changed
+            replies = (now.tally.count_login(replies[0]),)
+        data = now.say(self._verb_of(event), replies)  # raises before anything has changed
         self._pending = None
         match event:
+            case RcptTo():
+                self._count_recipient(replies[0])
+            case MailFrom(smtputf8=smtputf8, body=body) if now.state is _MAIL:
+                now.transaction = Transaction(self.options, smtputf8, body)
+            case DataBegun() if now.state is _DATA:
+                self._intake.content = now.transaction.read_data()
+            case MessageEnd():
+                self._end_message()
             case Hello() if replies[0].outcome is Outcome.OK:
                 now.offer = self._next_offer(event)
                 now.forget_mail()
@@ -273,14 +281,6 @@ class ServerConnection:
             case Xclient(attributes=attributes) if replies[0].outcome is Outcome.OK:
                 now.begin_anew()
                 now.login = Login.DONE if isinstance(attributes.login, str) else Login.NONE
-            case MailFrom(smtputf8=smtputf8, body=body) if now.state is State.MAIL:
-                now.transaction = Transaction(self.options, smtputf8, body)
-            case RcptTo():
-                self._count_recipient(replies[0])
-            case DataBegun() if now.state is State.DATA:
-                self._intake.content = now.transaction.read_data()
-            case MessageEnd():
-                self._end_message()
             case Connected() | Hello() | StartTls() | Xclient() | MailFrom() | DataBegun():
                 pass
             case _:
@@ -302,14 +302,14 @@ class ServerConnection:
         if reply.outcome is Outcome.GO:
             self._intake.content = self._now.transaction.read_first_chunk(chunk)
         elif reply.outcome is Outcome.CLOSE:
-            data = self._now.say(chunk.verb, reply)
+            data = self._now.say(chunk.verb, (reply,))
         else:
             self._intake.content = self._now.transaction.skip(chunk, reply, Refused.MESSAGE)
         self._pending = self._first_chunk = None
         return data
 
     def _count_recipient(self, reply: Reply) -> None:
-        if reply.outcome is Outcome.OK:
+        if reply.outcome is _OK:
             self._now.transaction.recipients += 1
         else:
             self._now.tally.count_refused_recipient(reply)
@@ -323,14 +323,17 @@ class ServerConnection:
     def _take(self, step: Step) -> Event | Signal:
         """Do what the client's octets came to."""
         match step:
-            case Pass(data=data):
-                return MessageChunk(data)
-            case Ask(event=event):
-                if isinstance(event, StartTls):
-                    self._check_nothing_follows()
-                return self._ask(event)
+            case MessageChunk():
+                return step
+            case MailFrom() | RcptTo() | DataBegun() | MessageEnd() | Hello() | Authenticate() | Xclient():
+                self._pending = step
+                return step
+            case StartTls():
+                self._check_nothing_follows()
+                self._pending = step
+                return step
             case Settle(verb=Verb.RSET, reply=reply):
-                to_send = self._now.say(Verb.RSET, reply)
+                to_send = self._now.say(Verb.RSET, (reply,))
                 self._now.forget_mail()
                 return TransactionReset(to_send)
             case Settle(verb=verb, reply=reply):
@@ -357,7 +360,8 @@ class ServerConnection:
         chunks = self._now.transaction.chunks
         if chunks is None:
             self._first_chunk = chunk
-            return self._ask(DataBegun(DataCommand.BDAT))
+            self._pending = DataBegun(DataCommand.BDAT)
+            return self._pending
         chunks.begin(chunk)
         self._intake.content = chunks
         return self.next_event()
@@ -366,7 +370,7 @@ class ServerConnection:
         """A chunk is answered once, the end of a message for all who are owed a reply (RFC 2033 4.3)."""
         now = self._now
         owed = 1 if verb is Verb.BDAT else now.transaction.replies_at_end
-        to_send = now.say(verb, *[reply] * owed)
+        to_send = now.say(verb, (reply,) * owed)
         if verb is Verb.BDAT:
             now.transaction.refusal = reply
         else:
@@ -379,10 +383,10 @@ class ServerConnection:
             self._now.tally.count_refused_recipient(reply)
         reply = self._now.tally.count_mistake(reply)
         moving = verb if verb is Verb.SASL_RESPONSE else Verb.UNKNOWN  # which moves nothing, but may close
-        return CommandRejected(verb, reply, self._now.say(moving, reply))
+        return CommandRejected(verb, reply, self._now.say(moving, (reply,)))
 
     def _settle(self, verb: Verb, reply: Reply) -> CommandAnswered:
-        return CommandAnswered(verb, reply, self._now.say(verb, reply))
+        return CommandAnswered(verb, reply, self._now.say(verb, (reply,)))
 
 
 _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
@@ -396,3 +400,8 @@ _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
     DataBegun: Verb.DATA,
     MessageEnd: Verb.END_OF_DATA,
 }
+_READING: Final = frozenset(State) - {State.CONNECTED, State.TLS_PENDING, State.CLOSED}
+_MAIL: Final = State.MAIL
+_DATA: Final = State.DATA
+_OK: Final = Outcome.OK
+_GO: Final = Outcome.GO

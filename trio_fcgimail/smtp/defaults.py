@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, assert_never
 
 from trio_fcgimail.smtp import catalogue
@@ -28,6 +29,8 @@ _MAX_LIMIT: Final = 999_999  # RFC 9422 5: the values have six digits at most
 def default_reply(event: Answerable, options: ServerOptions, offer: Offer) -> Reply:
     """The reply of acceptance that fits an event."""
     match event:
+        case RcptTo() | MailFrom() | DataBegun() | MessageEnd() | StartTls() | Authenticate():
+            return _ALWAYS[type(event)]
         case Connected() | Xclient():
             return Reply(220, None, (f"{options.hostname} {options.dialect.banner_word}",))
         case Hello(word=GreetingWord.HELO):
@@ -35,20 +38,18 @@ def default_reply(event: Answerable, options: ServerOptions, offer: Offer) -> Re
         case Hello():
             keywords = (_keyword(extension, options) for extension in Extension if extension in offer.extensions)
             return Reply(250, None, (options.hostname, *filter(None, keywords)))
-        case StartTls():
-            return catalogue.READY_FOR_TLS
-        case Authenticate():
-            return catalogue.AUTHENTICATED
-        case MailFrom():
-            return catalogue.SENDER_OK
-        case RcptTo():
-            return catalogue.RECIPIENT_OK
-        case DataBegun():
-            return catalogue.START_DATA
-        case MessageEnd():
-            return catalogue.OK
         case _:
             assert_never(event)
+
+
+_ALWAYS: Final[Mapping[type[Answerable], Reply]] = {
+    StartTls: catalogue.READY_FOR_TLS,
+    Authenticate: catalogue.AUTHENTICATED,
+    MailFrom: catalogue.SENDER_OK,
+    RcptTo: catalogue.RECIPIENT_OK,
+    DataBegun: catalogue.START_DATA,
+    MessageEnd: catalogue.OK,
+}
 
 
 def _keyword(extension: Extension, options: ServerOptions) -> str:

@@ -21,12 +21,12 @@ from trio_fcgimail.smtp.content import (
     Refused,
 )
 from trio_fcgimail.smtp.errors import LocalProtocolError
-from trio_fcgimail.smtp.events import MessageEnd
+from trio_fcgimail.smtp.events import MessageChunk, MessageEnd
 from trio_fcgimail.smtp.interpreter import interpret, interpret_response
 from trio_fcgimail.smtp.sasl import MAX_SASL_OCTETS, SaslExchange
 from trio_fcgimail.smtp.standing import Standing
 from trio_fcgimail.smtp.state import Verb
-from trio_fcgimail.smtp.steps import Ask, Lost, Pass, Refuse, RefuseMessage, Settle, Step
+from trio_fcgimail.smtp.steps import Lost, Refuse, RefuseMessage, Settle, Step
 from trio_fcgimail.smtp.transaction import Reader
 
 _TLS_HELLO: Final = b"\x16\x03"  # a handshake record of any version (RFC 8446 5.1); no command begins so
@@ -85,23 +85,25 @@ class Intake:
         return self._next_command(now) if self.content is None else self._next_content(self.content)
 
     def _next_command(self, now: Standing) -> Step | None:
+        buffered = len(self._buffer)
+        if not buffered:
+            return None
         if self._lines.is_at_start and self._buffer.startswith(_TLS_HELLO):
             return Refuse(Verb.UNKNOWN, catalogue.NOT_SMTP)
-        line = self._lines.read(self._buffer, self._max_line_octets())
+        most = MAX_COMMAND_OCTETS if buffered <= MAX_COMMAND_OCTETS else self._max_line_octets()
+        line = self._lines.read(self._buffer, most)
         if line is None:
             return None
         return interpret(line, now) if self.exchange is None else interpret_response(line, self.exchange)
 
     def _max_line_octets(self) -> int:
-        if len(self._buffer) <= MAX_COMMAND_OCTETS:
-            return MAX_COMMAND_OCTETS
         is_of_auth = self.exchange is not None or begins_auth(self._buffer.peek(AUTH_WORD_OCTETS))
         return MAX_SASL_OCTETS if is_of_auth else MAX_COMMAND_OCTETS
 
     def _next_content(self, content: Reader) -> Step | None:
         try:
             if data := content.read(self._buffer):
-                return Pass(data)
+                return MessageChunk(data)
         except HopelessContentError as exc:
             return Lost(exc.fault.value, _HOPELESS_REPLIES[exc.fault])
         if not content.ended:
@@ -122,8 +124,8 @@ class Intake:
 
 def _end_of_content(verb: Verb, judge: ContentJudge) -> Step:
     """The end of the data, or of a chunk: the core refuses what is at fault, the embedder answers for the rest."""
-    if (reply := _FAULT_REPLIES.get(judge.fault)) is not None:
-        return RefuseMessage(verb, reply)
+    if judge.fault is not Fault.NONE:
+        return RefuseMessage(verb, _FAULT_REPLIES[judge.fault])
     if verb is Verb.BDAT:
         return Settle(verb, catalogue.CHUNK_OK)
-    return Ask(MessageEnd(judge.octets))
+    return MessageEnd(judge.octets)

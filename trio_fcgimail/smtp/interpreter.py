@@ -6,81 +6,106 @@ where the session stands alone, and is told as a ``Step``, which the connection 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
-from trio_fcgimail.smtp import catalogue, commands
-from trio_fcgimail.smtp.buffer import Length, Line
+from trio_fcgimail.smtp import catalogue, commands, plain
+from trio_fcgimail.smtp.buffer import TooLong
 from trio_fcgimail.smtp.content import Refused
 from trio_fcgimail.smtp.errors import CommandError
-from trio_fcgimail.smtp.events import Authenticate, DataBegun, DataCommand, Hello, StartTls, Xclient
+from trio_fcgimail.smtp.events import Authenticate, DataBegun, DataCommand, Hello, MailFrom, RcptTo, StartTls, Xclient
 from trio_fcgimail.smtp.order import check_order
 from trio_fcgimail.smtp.parameters import BodyType
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.sasl import Credentials, Login, SaslExchange, begin_auth
 from trio_fcgimail.smtp.standing import Standing
-from trio_fcgimail.smtp.state import Verb
-from trio_fcgimail.smtp.steps import Ask, Challenge, EatChunk, Lost, Refuse, Settle, Step, TakeChunk
+from trio_fcgimail.smtp.state import Verb, is_legal
+from trio_fcgimail.smtp.steps import Challenge, EatChunk, Lost, Refuse, Settle, Step, TakeChunk
 from trio_fcgimail.smtp.xclient import parse_xclient
 
-_BARE_VERBS: Final = frozenset({Verb.DATA, Verb.RSET, Verb.QUIT, Verb.STARTTLS})
 
-
-def interpret(line: Line, now: Standing) -> Step:
+def interpret(line: bytes | TooLong, now: Standing) -> Step:
     """What a command line comes to."""
-    verb = Verb.UNKNOWN
+    if isinstance(line, TooLong):
+        return _refuse(Verb.UNKNOWN, line.beginning, commands.refusal_of_long_line(line.beginning))
+    verb = _UNKNOWN
     try:
-        if line.length is Length.TOO_LONG:
-            raise CommandError(commands.refusal_of_long_line(line.octets))
-        word, rest = commands.split_line(line.octets)
+        if (read_plain := _PLAIN.get(line[:5])) is not None:
+            verb, read = read_plain
+            if is_legal(now.state, verb) and (event := read(line, now)) is not None:
+                return event
+            verb = _UNKNOWN  # until the grammar says what it is
+        word, rest = commands.split_line(line)
         verb = word.verb
-        if verb is Verb.BDAT:
+        if verb is _BDAT:
             return _read_bdat(word, rest, now)
         check_order(now.state, word, now.options.dialect, now.offer)
-        return _read(word, rest, now)
+        return _READERS[verb](word, rest, now)
     except CommandError as exc:
-        if verb is Verb.UNKNOWN and commands.announces_chunk(line.octets):
-            return Lost("a BDAT cannot be read", exc.reply)
-        return Refuse(verb, exc.reply)
+        return _refuse(verb, line, exc.reply)
 
 
-def interpret_response(line: Line, exchange: SaslExchange) -> Step:
+def interpret_response(line: bytes | TooLong, exchange: SaslExchange) -> Step:
     """What a line within an exchange of AUTH comes to; refused, it ends the exchange."""
+    if isinstance(line, TooLong):
+        return Refuse(Verb.SASL_RESPONSE, catalogue.SASL_LINE_TOO_LONG)
     try:
-        if line.length is Length.TOO_LONG:
-            raise CommandError(catalogue.SASL_LINE_TOO_LONG)
-        return _step_auth(Verb.SASL_RESPONSE, exchange, exchange.respond(line.octets))
+        return _step_auth(Verb.SASL_RESPONSE, exchange, exchange.respond(line))
     except CommandError as exc:
         return Refuse(Verb.SASL_RESPONSE, exc.reply)
 
 
-def _read(word: commands.Word, rest: str, now: Standing) -> Step:
-    """A command that may come now, by its arguments."""
-    verb = word.verb
-    if verb in _BARE_VERBS and rest:
+def _refuse(verb: Verb, line: bytes, reply: Reply) -> Step:
+    if verb is Verb.UNKNOWN and commands.announces_chunk(line):
+        return Lost("a BDAT cannot be read", reply)
+    return Refuse(verb, reply)
+
+
+def _read_greeting(word: commands.Word, rest: str, _now: Standing) -> Step:
+    assert word.greeting is not None
+    return Hello(word.greeting, commands.parse_greeting(rest))
+
+
+def _read_starttls(_word: commands.Word, rest: str, _now: Standing) -> Step:
+    _check_bare(rest)
+    return StartTls()
+
+
+def _read_auth(_word: commands.Word, rest: str, now: Standing) -> Step:
+    if now.login is Login.DONE:
+        raise CommandError(catalogue.AUTHENTICATED_ALREADY)
+    return _step_auth(Verb.AUTH, *begin_auth(rest, now.options.auth_mechanisms))
+
+
+def _read_xclient(_word: commands.Word, rest: str, _now: Standing) -> Step:
+    return Xclient(parse_xclient(rest))
+
+
+def _read_data(_word: commands.Word, rest: str, now: Standing) -> Step:
+    _check_bare(rest)
+    if now.transaction.body is _BINARY_MIME:
+        raise CommandError(catalogue.NEED_BDAT)
+    return DataBegun(_BY_DATA)
+
+
+def _settle_bare(word: commands.Word, rest: str, now: Standing) -> Step:
+    _check_bare(rest)
+    return _settle(word, rest, now)
+
+
+def _settle(word: commands.Word, _rest: str, _now: Standing) -> Step:
+    return Settle(word.verb, _ANSWERS[word.verb])
+
+
+def _read_vrfy(word: commands.Word, rest: str, now: Standing) -> Step:
+    if not rest:
+        raise CommandError(catalogue.BAD_ARGUMENTS)
+    return _settle(word, rest, now)
+
+
+def _check_bare(rest: str) -> None:
+    if rest:
         raise CommandError(catalogue.NO_ARGUMENTS)
-    match verb:
-        case Verb.GREET if word.greeting is not None:
-            return Ask(Hello(word.greeting, commands.parse_greeting(rest)))
-        case Verb.STARTTLS:
-            return Ask(StartTls())
-        case Verb.AUTH if now.login is Login.DONE:
-            raise CommandError(catalogue.AUTHENTICATED_ALREADY)
-        case Verb.AUTH:
-            return _step_auth(verb, *begin_auth(rest, now.options.auth_mechanisms))
-        case Verb.XCLIENT:
-            return Ask(Xclient(parse_xclient(rest)))
-        case Verb.MAIL:
-            return _read_mail(rest, now)
-        case Verb.RCPT:
-            return _read_rcpt(rest, now)
-        case Verb.DATA if now.transaction.body is BodyType.BINARY_MIME:
-            raise CommandError(catalogue.NEED_BDAT)
-        case Verb.DATA:
-            return Ask(DataBegun(DataCommand.DATA))
-        case Verb.VRFY if not rest:
-            raise CommandError(catalogue.BAD_ARGUMENTS)
-        case _:  # check_order lets no other verb pass
-            return Settle(verb, _ANSWERS[verb])
 
 
 def _step_auth(verb: Verb, exchange: SaslExchange, step: Reply | Credentials) -> Step:
@@ -88,27 +113,47 @@ def _step_auth(verb: Verb, exchange: SaslExchange, step: Reply | Credentials) ->
         case Reply():
             return Challenge(verb, step, exchange)
         case Credentials():
-            return Ask(Authenticate(step))
+            return Authenticate(step)
         case _:
             assert_never(step)
 
 
-def _read_mail(rest: str, now: Standing) -> Step:
-    event = commands.parse_mail(rest, now.offer.extensions, now.options.paths)
+def _read_mail(_word: commands.Word, rest: str, now: Standing) -> Step:
+    return _admit_mail(commands.parse_mail(rest, now.offer.extensions, now.options.paths), now)
+
+
+def _admit_mail(event: MailFrom, now: Standing) -> MailFrom:
+    """Hold a MAIL against the limits."""
     limit = now.options.max_message_octets
     if limit is not None and event.declared_octets is not None and event.declared_octets > limit:
         raise CommandError(catalogue.MESSAGE_TOO_BIG)
     now.tally.check_message()
-    return Ask(event)
+    return event
 
 
-def _read_rcpt(rest: str, now: Standing) -> Step:
+def _read_plain_mail(line: bytes, now: Standing) -> MailFrom | None:
+    event = plain.read_mail(line, now.offer.extensions)
+    return None if event is None else _admit_mail(event, now)
+
+
+def _read_rcpt(_word: commands.Word, rest: str, now: Standing) -> Step:
     now.tally.check_recipient()
-    transaction, options = now.transaction, now.options
-    event = commands.parse_rcpt(rest, now.offer.extensions, options.paths, smtputf8=transaction.smtputf8)
-    if options.max_recipients is not None and transaction.recipients >= options.max_recipients:
+    utf8 = now.transaction.smtputf8
+    return _admit_rcpt(commands.parse_rcpt(rest, now.offer.extensions, now.options.paths, smtputf8=utf8), now)
+
+
+def _admit_rcpt(event: RcptTo, now: Standing) -> RcptTo:
+    """Hold a RCPT against the limit of its mail."""
+    limit = now.options.max_recipients
+    if limit is not None and now.transaction.recipients >= limit:
         raise CommandError(catalogue.TOO_MANY_RECIPIENTS)
-    return Ask(event)
+    return event
+
+
+def _read_plain_rcpt(line: bytes, now: Standing) -> RcptTo | None:
+    now.tally.check_recipient()
+    event = plain.read_rcpt(line)
+    return None if event is None else _admit_rcpt(event, now)
 
 
 def _read_bdat(word: commands.Word, rest: str, now: Standing) -> Step:
@@ -133,3 +178,26 @@ _ANSWERS: Final = {
     Verb.VRFY: catalogue.CANNOT_VERIFY,
     Verb.QUIT: catalogue.BYE,
 }
+_READERS: Final[Mapping[Verb, Callable[[commands.Word, str, Standing], Step]]] = {
+    Verb.GREET: _read_greeting,
+    Verb.STARTTLS: _read_starttls,
+    Verb.AUTH: _read_auth,
+    Verb.XCLIENT: _read_xclient,
+    Verb.MAIL: _read_mail,
+    Verb.RCPT: _read_rcpt,
+    Verb.DATA: _read_data,
+    Verb.RSET: _settle_bare,
+    Verb.QUIT: _settle_bare,
+    Verb.NOOP: _settle,
+    Verb.HELP: _settle,
+    Verb.VRFY: _read_vrfy,
+}
+_Plain = Callable[[bytes, Standing], MailFrom | RcptTo | None]
+_PLAIN: Final[Mapping[bytes, tuple[Verb, _Plain]]] = {
+    plain.MAIL: (Verb.MAIL, _read_plain_mail),
+    plain.RCPT: (Verb.RCPT, _read_plain_rcpt),
+}
+_UNKNOWN: Final = Verb.UNKNOWN
+_BDAT: Final = Verb.BDAT
+_BINARY_MIME: Final = BodyType.BINARY_MIME
+_BY_DATA: Final = DataCommand.DATA

@@ -8,9 +8,10 @@ from typing import Final, final
 
 from trio_fcgimail.smtp import grammar
 from trio_fcgimail.smtp.errors import LocalProtocolError
+from trio_fcgimail.smtp.symbol import Symbol
 
 
-class GreetingWord(Enum):
+class GreetingWord(Symbol):
     """The command that opens a session: two in SMTP (RFC 5321 4.1.1.1), one in LMTP (RFC 2033 4.1)."""
 
     HELO = "HELO"
@@ -40,7 +41,7 @@ SMTP: Final = Dialect("smtp", "ESMTP", frozenset({GreetingWord.HELO, GreetingWor
 LMTP: Final = Dialect("lmtp", "LMTP", frozenset({GreetingWord.LHLO}), RepliesAtEnd.EACH)
 
 
-class Extension(Enum):
+class Extension(Symbol):
     """The service extensions that the core speaks, by their EHLO keyword."""
 
     PIPELINING = "PIPELINING"  # RFC 2920

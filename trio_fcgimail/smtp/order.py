@@ -36,11 +36,15 @@ _EXTENSION_OF: Final[Mapping[Verb, Extension]] = {
     Verb.AUTH: Extension.AUTH,
     Verb.XCLIENT: Extension.XCLIENT,
 }
+# What neither the dialect nor an extension has a say in; EXPN is known and never offered.
+_UNCONDITIONAL: Final = frozenset(Verb) - {Verb.GREET, Verb.EXPN, Verb.UNKNOWN, *_EXTENSION_OF}
 
 
 def check_order(state: State, word: Word, dialect: Dialect, offer: Offer) -> None:
     """Raises CommandError when the command cannot come now, whatever its arguments."""
     verb = word.verb
+    if verb in _UNCONDITIONAL and is_legal(state, verb):
+        return
     unknown = verb is Verb.UNKNOWN or (word.greeting is not None and word.greeting not in dialect.greetings)
     if state is State.REFUSED and verb is not Verb.QUIT:
         raise CommandError(catalogue.NO_SERVICE_HERE)

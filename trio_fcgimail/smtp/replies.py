@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass, field, replace
 from typing import Final, final
 
+from trio_fcgimail.smtp import grammar
 from trio_fcgimail.smtp.errors import LocalProtocolError
+from trio_fcgimail.smtp.symbol import Symbol
 
 MAX_REPLY_LINE_OCTETS: Final = 512  # RFC 5321 4.5.3.1.5, code and CRLF included
 _CHALLENGE: Final = 334  # RFC 4954 4: its blank is no padding, but stands before a challenge of no octets as well
 MAX_REPLY_LINES: Final = 64  # ours: EHLO needs a dozen; a script's refusal must stay readable
 
 # Printable text without controls, C1 controls and the two Unicode line ends. RFC 5321 4.2 allows HT; nobody needs it.
-_TEXT: Final = re.compile(r"[\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]*")
+_TEXT: Final = re.compile(rf"{grammar.TEXT}*")
 
 
-class Outcome(Enum):
+class Outcome(Symbol):
     """What a reply means to the state table."""
 
     OK = "2xx"
@@ -53,6 +54,9 @@ class Reply:
         enhanced: None for greetings, EHLO, HELO and 3xx (RFC 2034 4); else of the class of the code.
         lines: at least one, each printable and without CR, LF and NUL.
 
+    Attributes:
+        outcome: what the reply does to the state: 421 and 521 close, else the first digit decides.
+
     Raises:
         LocalProtocolError: any of these does not hold, so that no foreign octet can end a reply early.
     """
@@ -60,6 +64,9 @@ class Reply:
     code: int
     enhanced: EnhancedCode | None
     lines: tuple[str, ...]
+    outcome: Outcome = field(init=False, repr=False, compare=False)
+    # Most replies are said many times. By whether with the enhanced code, and with UTF-8:
+    _wire: dict[tuple[bool, bool], bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 599:
@@ -72,13 +79,7 @@ class Reply:
             raise LocalProtocolError("a reply line holds a control character")
         if any(len(line.encode()) > MAX_REPLY_LINE_OCTETS - 18 for line in self.lines):
             raise LocalProtocolError(f"a reply line is longer than {MAX_REPLY_LINE_OCTETS} octets")
-
-    @property
-    def outcome(self) -> Outcome:
-        """What the reply does to the state: 421 and 521 close, else the first digit decides."""
-        if self.code in (421, 521):
-            return Outcome.CLOSE
-        return {2: Outcome.OK, 3: Outcome.GO}.get(self.code // 100, Outcome.NO)
+        object.__setattr__(self, "outcome", _outcome_of(self.code))
 
     @property
     def text(self) -> str:
@@ -97,6 +98,11 @@ class Reply:
             enhanced: write the enhanced code on every line (RFC 2034 4).
             utf8: the client asked for SMTPUTF8, so that UTF-8 may be sent (RFC 6531 3.7.4); else ``?`` stands in.
         """
+        if (wire := self._wire.get((enhanced, utf8))) is None:
+            wire = self._wire[enhanced, utf8] = self._encode(enhanced=enhanced, utf8=utf8)
+        return wire
+
+    def _encode(self, *, enhanced: bool, utf8: bool) -> bytes:
         code = f"{self.enhanced} " if enhanced and self.enhanced is not None else ""
         last = len(self.lines) - 1
         text = "".join(
@@ -105,3 +111,9 @@ class Reply:
             for number, line in enumerate(self.lines)
         )
         return text.encode("utf-8" if utf8 else "ascii", "replace")
+
+
+def _outcome_of(code: int) -> Outcome:
+    if code in (421, 521):
+        return Outcome.CLOSE
+    return {2: Outcome.OK, 3: Outcome.GO}.get(code // 100, Outcome.NO)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Sequence
+from typing import Final, final
 
 from trio_fcgimail.smtp.errors import RemoteProtocolError
 from trio_fcgimail.smtp.events import CloseReason
@@ -30,10 +31,11 @@ class Standing:
         close_reason: why there is nothing more to come, once the state is CLOSED.
     """
 
-    __slots__ = ("close_reason", "login", "offer", "options", "state", "tally", "tls", "transaction")
+    __slots__ = ("_enhanced", "close_reason", "login", "offer", "options", "state", "tally", "tls", "transaction")
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
+        self._enhanced = Extension.ENHANCED_STATUS_CODES in options.extensions
         self.state = State.CONNECTED
         self.tls = options.tls
         self.tally = Tally(options)
@@ -50,17 +52,19 @@ class Standing:
         """The mail under way is over, or has come to nothing."""
         self.transaction = Transaction(self.options)
 
-    def say(self, verb: Verb, *replies: Reply) -> bytes:
+    def say(self, verb: Verb, replies: Sequence[Reply]) -> bytes:
         """Let replies to ``verb`` move the state, and encode them; the first that closes decides, else the first.
 
         Raises:
             LocalProtocolError: the reply has no meaning here; then nothing has changed.
         """
-        decisive = next((reply for reply in replies if reply.outcome is Outcome.CLOSE), replies[0])
+        decisive = replies[0]
+        if len(replies) > 1:
+            decisive = next((reply for reply in replies if reply.outcome is Outcome.CLOSE), decisive)
         self.state = next_state(self.state, verb, decisive.outcome)
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             self.close_reason = CloseReason.QUIT if verb is Verb.QUIT else CloseReason.REPLY
-        return b"".join(self._render(reply) for reply in replies)
+        return b"".join([self._render(reply) for reply in replies])
 
     def lose(self, problem: str, reply: Reply) -> RemoteProtocolError:
         """The stream cannot be followed: the error to raise. The state is CLOSED by then."""
@@ -73,7 +77,7 @@ class Standing:
         self.close_reason = reason
 
     def _render(self, reply: Reply) -> bytes:
-        return reply.render(
-            enhanced=Extension.ENHANCED_STATUS_CODES in self.options.extensions,
-            utf8=self.transaction.smtputf8,
-        )
+        return reply.render(enhanced=self._enhanced, utf8=self.transaction.smtputf8)
+
+
+_CLOSED: Final = State.CLOSED

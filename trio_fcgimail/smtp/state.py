@@ -33,14 +33,14 @@ A verb whose extension is not offered is answered 502, or what says how to come 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Final
 
 from trio_fcgimail.smtp.errors import LocalProtocolError
 from trio_fcgimail.smtp.replies import Outcome
+from trio_fcgimail.smtp.symbol import Symbol
 
 
-class State(Enum):
+class State(Symbol):
     """Where a session is."""
 
     CONNECTED = "connected, no banner yet"
@@ -57,7 +57,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Verb(Enum):
+class Verb(Symbol):
     """What can be answered: every command of a client, and what is answered without being one."""
 
     CONNECT = "(connection)"
@@ -151,14 +151,16 @@ ANYWHERE: Final = frozenset({Verb.NOOP, Verb.HELP, Verb.VRFY, Verb.EXPN})
 COMMAND_STATES: Final = frozenset(
     {State.START, State.READY, State.MAIL, State.RCPT, State.CHUNKING, State.CHUNKS_REFUSED}
 )
+_LEGAL: Final[Mapping[State, frozenset[Verb]]] = {
+    state: frozenset(verb for verb, _ in row) | (ANYWHERE if state in COMMAND_STATES else frozenset())
+    for state, row in TRANSITIONS.items()
+}
 TRANSACTION_STATES: Final = COMMAND_STATES - {State.START, State.READY} | {State.DATA}  # a mail is under way
 
 
 def is_legal(state: State, verb: Verb) -> bool:
     """Whether some answer to ``verb`` has a meaning in ``state``; if not, it is a bad sequence (503)."""
-    if verb in ANYWHERE:
-        return state in COMMAND_STATES
-    return any(row_verb is verb for row_verb, _ in TRANSITIONS[state])
+    return verb in _LEGAL[state]
 
 
 def next_state(state: State, verb: Verb, outcome: Outcome) -> State:
@@ -167,10 +169,10 @@ def next_state(state: State, verb: Verb, outcome: Outcome) -> State:
     Raises:
         LocalProtocolError: the verb is not legal here, or the outcome has no meaning for it (354 to RCPT).
     """
-    if outcome is Outcome.CLOSE:
-        return State.CLOSED
     if (found := TRANSITIONS[state].get((verb, outcome))) is not None:
         return found
+    if outcome is Outcome.CLOSE:
+        return State.CLOSED
     if outcome is Outcome.NO or (outcome is Outcome.OK and verb in ANYWHERE and is_legal(state, verb)):
         return state
     raise LocalProtocolError(f"{verb.name} cannot be answered {outcome.value} in state {state.name}")

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import final
 
 from trio_fcgimail.smtp.content import Chunk, Refused
-from trio_fcgimail.smtp.events import Answerable
+from trio_fcgimail.smtp.events import (
+    Authenticate,
+    DataBegun,
+    Hello,
+    MailFrom,
+    MessageChunk,
+    MessageEnd,
+    RcptTo,
+    StartTls,
+    Xclient,
+)
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.sasl import SaslExchange
 from trio_fcgimail.smtp.state import Verb
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """The embedder decides."""
-
-    event: Answerable
 
 
 @final
@@ -71,14 +73,6 @@ class EatChunk:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """A piece of content is for the embedder."""
-
-    data: bytes
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class RefuseMessage:
     """A message, or a chunk of it, was read to its end, and the core itself refuses it."""
 
@@ -95,4 +89,6 @@ class Lost:
     reply: Reply
 
 
-Step = Ask | Settle | Challenge | Refuse | TakeChunk | EatChunk | Pass | RefuseMessage | Lost
+# What the embedder decides is told as the event that asks him, and content as the event that passes it on.
+Asked = MailFrom | RcptTo | DataBegun | MessageEnd | Hello | StartTls | Authenticate | Xclient
+Step = MessageChunk | Asked | Settle | Challenge | Refuse | TakeChunk | EatChunk | RefuseMessage | Lost

@@ -20,7 +20,7 @@ MAX_LOGIN_OCTETS: Final = 255  # ours, as for AUTH
 
 _HEXCHAR: Final = re.compile(rb"\+([0-9A-Fa-f]{2})")
 _XTEXT: Final = re.compile(r"(?:[\x21-\x2a\x2c-\x7e]|\+[0-9A-Fa-f]{2})+")  # RFC 1891 5, "=" included as Postfix has it
-_TEXT: Final = re.compile(r"[\x20-\x7e\u00a0-\u2027\u202a-\ud7ff\ue000-\U0010ffff]+")
+_TEXT: Final = re.compile(rf"{grammar.TEXT}+")
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _IPV6_TAG: Final = "IPV6:"
 _PROTOCOLS: Final = {"SMTP": GreetingWord.HELO, "ESMTP": GreetingWord.EHLO}

@@ -34,6 +34,7 @@ class PoolRules:
         max_connections: to each upstream, over all holders of the budget; opened, opening, idle or closing.
         reserve: of those, kept from saves; of a single connection none is.
         keep_alive: whether connections are used again.
+        is_known_to_keep: the upstreams are known to keep connections, as php-fpm does; others have to show it first.
         wait_seconds: for a connection, all tries together.
         connect_seconds: for one connection to come about.
         linger_seconds: that a connection may be idle; at most 0.02.
@@ -53,6 +54,7 @@ class PoolRules:
     max_connections: int
     reserve: int = 0
     keep_alive: bool = True
+    is_known_to_keep: bool = False
     wait_seconds: float = 20.0
     connect_seconds: float = 5.0
     linger_seconds: float = 0.005
@@ -185,6 +187,14 @@ class Probe:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class Look:
+    """See whether a connection, on which nothing is awaited, is still open. Then tell ``looked``."""
+
+    link: Link
+
+
+@final
 class Event(Enum):
     """What an operator should hear of."""
 
@@ -192,6 +202,7 @@ class Event(Enum):
     RESTORED = "upstream is back"
     LIMIT_LOWERED = "connection limit lowered"
     LIMIT_RAISED = "connection limit raised"
+    NOT_KEPT = "upstream keeps no connections"
 
 
 @final
@@ -208,7 +219,7 @@ class Tell:
     limit: int
 
 
-Action: TypeAlias = Open | Hand | Abandon | Close | Fail | Probe | Tell
+Action: TypeAlias = Open | Hand | Abandon | Close | Fail | Probe | Look | Tell
 
 
 # What can be seen from outside

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, assert_never, final
 
 from trio_fcgimail.server.pool.budget import Budget
+from trio_fcgimail.server.pool.keeping import TRIAL_SECONDS
 from trio_fcgimail.server.pool.model import (
     NEVER,
     Abandon,
@@ -22,6 +23,7 @@ from trio_fcgimail.server.pool.model import (
     Hand,
     Kind,
     Link,
+    Look,
     Open,
     Outcome,
     PoolRules,
@@ -144,6 +146,7 @@ class Planner:
         connection = self._connections[link]
         actions: list[Action] = []
         self._upstreams[connection.upstream].hear(connection)
+        self._count_use(now, connection, actions, was_closed=True)
         self._close(connection, actions)
         self._put_in_front(self._requests[connection.ticket])
         return self._assigned(now, actions)
@@ -196,6 +199,18 @@ class Planner:
         self._drop(connection)
         return self._assigned(now, [])
 
+    def looked(self, now: float, link: Link, *, is_open: bool) -> list[Action]:
+        """A connection was looked at."""
+        connection = self._connections.get(link)
+        if connection is None or connection.state is not LinkState.ON_TRIAL:
+            return []
+        actions: list[Action] = []
+        upstream = self._upstreams[connection.upstream]
+        if upstream.keeping.judge(now, is_open=is_open):
+            actions.append(Tell(Event.NOT_KEPT, upstream.index, upstream.limit))
+        self._close(connection, actions)
+        return self._assigned(now, actions)
+
     def probed(self, now: float, upstream: int, *, is_good: bool) -> list[Action]:
         """An ejected upstream could be connected, or not."""
         self._probing.discard(upstream)
@@ -220,8 +235,8 @@ class Planner:
     def close_idle(self) -> list[Action]:
         """The end has come: keep nothing."""
         actions: list[Action] = []
-        for upstream in self._upstreams:
-            for connection in tuple(upstream.idle):
+        for connection in self._connections.values():
+            if connection.state in (LinkState.IDLE, LinkState.ON_TRIAL):
                 self._close(connection, actions)
         return actions
 
@@ -325,6 +340,8 @@ class Planner:
         self._upstreams[connection.upstream].begin(connection)
         upstream = self._upstreams[connection.upstream]
         connection.keeps = upstream.may_keep(connection, now) and (len(self._line) > 0 or self._expects_more())
+        if connection.keeps:
+            upstream.keeping.ask(connection.link)
         request.phase = Phase.BUSY
         request.link = connection.link
         if request.ordered is None:
@@ -344,6 +361,10 @@ class Planner:
     def _rest(self, now: float, connection: Connection, upstream: Upstream) -> None:
         self._budget.change(upstream.index, connection.kind, Kind.VALIDATE)
         self._set_kind(connection, Kind.VALIDATE, upstream)
+        if upstream.keeping.is_on_trial(connection.link):
+            connection.state = LinkState.ON_TRIAL
+            self._set_timer(now + TRIAL_SECONDS, Timer.TRIAL, connection.link)
+            return
         connection.state = LinkState.IDLE
         connection.idle_since = now
         upstream.busy -= 1
@@ -377,6 +398,7 @@ class Planner:
             upstream.opening -= 1
         upstream.open -= 1
         upstream.saves -= connection.kind is Kind.SAVE
+        upstream.keeping.forget(connection.link)
         self._budget.release(upstream.index, connection.kind)
         del self._connections[connection.link]
 
@@ -401,9 +423,18 @@ class Planner:
                 pass
             case _:
                 assert_never(outcome)
+        if connection.requests > 1:
+            was_closed = outcome in (Outcome.UNEXECUTED, Outcome.BROKEN)
+            self._count_use(now, connection, actions, was_closed=was_closed)
         if upstream.lower_limit():
             actions.append(Tell(Event.LIMIT_LOWERED, upstream.index, upstream.limit))
             self._raise_later(now, upstream)
+
+    def _count_use(self, now: float, connection: Connection, actions: list[Action], *, was_closed: bool) -> None:
+        """A used connection was found closed, or not."""
+        upstream = self._upstreams[connection.upstream]
+        if upstream.keeping.add(now, was_closed=was_closed):
+            actions.append(Tell(Event.NOT_KEPT, upstream.index, upstream.limit))
 
     def _fail_to_connect(self, now: float, connection: Connection, actions: list[Action]) -> None:
         upstream = self._upstreams[connection.upstream]
@@ -464,6 +495,10 @@ class Planner:
         match timer:
             case Timer.LINGER:
                 self._end_linger(now, self._connections.get(Link(number)), actions)
+            case Timer.TRIAL:
+                connection = self._connections.get(Link(number))
+                if connection is not None and connection.state is LinkState.ON_TRIAL:
+                    actions.append(Look(connection.link))
             case Timer.SLOW:
                 self._end_slow_opening(now, self._connections.get(Link(number)), actions)
             case Timer.PAUSE:

@@ -16,6 +16,7 @@ class Timer(Enum):
     """What may be due; it is looked at again when its time comes, as things may have changed."""
 
     LINGER = "a connection was idle long enough"
+    TRIAL = "a connection that was asked to stay should be looked at"
     SLOW = "a connection took long to open"
     PAUSE = "a request may try again"
     RETRY = "an upstream may be connected again"

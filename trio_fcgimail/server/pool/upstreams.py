@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, final
 
+from trio_fcgimail.server.pool.keeping import Keeping
 from trio_fcgimail.server.pool.model import NEVER, Failure, Kind, Link, PoolRules, Ticket, UpstreamSnapshot
 
 _SAMPLES: Final = 32  # ours: first requests of new connections, and as many on used ones, that are compared
@@ -26,6 +27,7 @@ class LinkState(Enum):
     OPENING = "opening"
     BUSY = "busy"
     IDLE = "idle"
+    ON_TRIAL = "to be looked at, and used no more"
     CLOSING = "closing"
 
 
@@ -176,11 +178,12 @@ class Upstream:
         self._rules = rules
         self.limit = rules.max_connections
         self.open = 0  # of any state
-        self.busy = 0  # or opening
+        self.busy = 0  # or opening, or on trial
         self.saves = 0
         self.closing = 0
         self.opening = 0
         self.idle: list[Connection] = []  # the latest last
+        self.keeping = Keeping(is_certain=rules.is_known_to_keep)
         self.health = Health.GOOD
         self.failures = 0  # in a row
         self.connect_failures = 0  # in a row
@@ -245,6 +248,7 @@ class Upstream:
         is_spared = self._pace.is_ours and self.limit > 1
         return (
             rules.keep_alive
+            and self.keeping.permits(now)
             and connection.requests < (rules.max_requests if is_spared else min(self.limit, rules.max_requests))
             and now - connection.since < rules.max_kept_seconds
             and not self._pace.is_slow(connection.kind)

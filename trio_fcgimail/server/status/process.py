@@ -29,7 +29,8 @@ from starlette.types import ASGIApp
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.listeners import accept_problems_to
-from trio_fcgimail.server.log import LogFile, make_log
+from trio_fcgimail.server.log import make_log
+from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.status.monitor import LOOK_SECONDS, Monitor
 from trio_fcgimail.server.status.web import make_app
 from trio_fcgimail.server.workers.channel import Channel, Cut, Reopen

@@ -20,7 +20,11 @@ _Look = tuple[int, int, int] | None  # inode, time of change and size; None of o
 
 def certificate_files(settings: Settings) -> tuple[Path, ...]:
     """The files that hold certificates and keys, each once."""
-    named = (path for one in settings.listeners for path in (one.certificate, one.private_key, one.client_ca))
+    named: list[Path | None] = []
+    for listener in settings.listeners:
+        named += (listener.certificate, listener.private_key, listener.client_ca)
+        for pair in listener.certificates:
+            named += (pair.certificate, pair.private_key)
     return tuple(dict.fromkeys(path for path in named if path is not None))
 
 
@@ -102,5 +106,13 @@ def _moved(listener: ListenerSettings, paths: Mapping[Path, Path]) -> ListenerSe
         listener,
         certificate=moved(listener.certificate),
         private_key=moved(listener.private_key),
+        certificates=tuple(
+            replace(
+                pair,
+                certificate=paths.get(pair.certificate, pair.certificate),
+                private_key=moved(pair.private_key),
+            )
+            for pair in listener.certificates
+        ),
         client_ca=moved(listener.client_ca),
     )

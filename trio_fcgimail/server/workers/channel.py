@@ -78,9 +78,14 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
 
 
 class Enter(msgspec.Struct, tag=True, frozen=True):
-    """May there be one connection more? A ``Verdict`` with the same number is the answer."""
+    """May there be one connection more? A ``Verdict`` with the same number is the answer.
+
+    Args:
+        listener: by which it comes, when that has a limit of its own; else "".
+    """
 
     number: int
+    listener: str = ""
 
 
 class Admit(msgspec.Struct, tag=True, frozen=True):
@@ -103,7 +108,9 @@ class Count(msgspec.Struct, tag=True, frozen=True):
 
 
 class Left(msgspec.Struct, tag=True, frozen=True):
-    """There is one connection fewer."""
+    """There is one connection fewer, by that listener."""
+
+    listener: str = ""
 
 
 class Released(msgspec.Struct, tag=True, frozen=True):

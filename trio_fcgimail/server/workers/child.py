@@ -25,12 +25,14 @@ import trio
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.app import Ending, Server
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.gateway import Observer
 from trio_fcgimail.server.groups import leaves
+from trio_fcgimail.server.listenerlogs import LogFiles, open_logs
 from trio_fcgimail.server.listeners import StartError
-from trio_fcgimail.server.log import LogFile, LogObserver, make_log
+from trio_fcgimail.server.log import LogObserver, make_log
 from trio_fcgimail.server.pool import Kind
+from trio_fcgimail.server.tlsnames import be_quiet_about_names
 from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.certificates import files_in_memory
 from trio_fcgimail.server.workers.channel import (
@@ -66,6 +68,7 @@ def main() -> None:
     """Run as a process: the first argument is the file descriptor of our end of the socket pair."""
     for number in _LEFT_TO_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    be_quiet_about_names()
     sys.exit(trio.run(_main, int(sys.argv[1])))
 
 
@@ -86,7 +89,7 @@ async def _main(descriptor: int) -> int:
 async def _serve(start: Start, channel: Channel) -> int:
     settings = pickle.loads(start.settings)  # noqa: S301 - from our own parent, over a private socket pair
     assert isinstance(settings, Settings)
-    file = LogFile(settings.log.file)
+    file = open_logs(settings)
     log = make_log(settings.log, file)
     if settings.workers > 1:
         log = log.bind(worker=start.number)
@@ -129,8 +132,8 @@ async def _serve(start: Start, channel: Channel) -> int:
 
 def _open_entrances(settings: Settings, start: Start) -> list[Entrance]:
     with files_in_memory(settings, start.files) as moved:
-        pairs = zip(settings.listeners, moved.listeners, strict=True)
-        return [replace(open_entrance(moved, there), settings=listener) for listener, there in pairs]
+        pairs = zip(settings.listeners, open_entrances(moved), strict=True)
+        return [replace(entrance, settings=listener) for listener, entrance in pairs]
 
 
 def _inherit(descriptor: int) -> trio.SocketListener:
@@ -172,7 +175,7 @@ class _Orders:
         ledger: SharedLedger,
         budget: SharedBudget,
         share: int,
-        file: LogFile,
+        file: LogFiles,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.begun = trio.Event()

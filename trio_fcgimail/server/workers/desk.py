@@ -14,6 +14,7 @@ import trio
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.ledger import Accounts, Rate
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.listeners import connection_caps
 from trio_fcgimail.server.metrics import Series
 from trio_fcgimail.server.rates import Network
 from trio_fcgimail.server.workers.channel import (
@@ -51,7 +52,7 @@ class _Client:
 
     def __init__(self, post: Callable[[FromDesk], None]) -> None:
         self.post = post
-        self.entered = 0
+        self.entered: Counter[str] = Counter()  # by their listeners
         self.admitted: Counter[Network] = Counter()
 
 
@@ -69,6 +70,7 @@ class Desk:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
         self._accounts = Accounts(settings.limits, clock)
+        self._listeners = {""}  # that any settings have named
         self.totals = Totals()
         self._leases = LeaseBook()
         self._clients: dict[Holder, _Client] = {}
@@ -77,7 +79,9 @@ class Desk:
 
     def change(self, settings: Settings) -> None:
         """Others limits hold from here on, for the children of all settings."""
-        self._accounts.change(settings.limits)
+        caps = connection_caps(settings.listeners)
+        self._accounts.change(settings.limits, caps)
+        self._listeners |= set(caps)
         fastcgi = settings.fastcgi
         upstreams = [str(address) for address in fastcgi.upstreams]
         self._tell(self._leases.set_rules(upstreams, fastcgi.max_connections, fastcgi.reserve_for_validate))
@@ -98,8 +102,8 @@ class Desk:
         """A child is gone, and everything that it took up is free."""
         client = self._clients.pop(holder)
         self.totals.leave(holder)
-        for _ in range(client.entered):
-            self._accounts.leave()
+        for listener in client.entered.elements():
+            self._accounts.leave(listener)
         for network in client.admitted.elements():
             self._accounts.release(network)
         self._tell(self._leases.forget(holder))
@@ -112,19 +116,14 @@ class Desk:
         """
         client = self._clients[holder]
         match message:
-            case Enter(number=number):
-                limit = self._accounts.enter()
-                client.entered += limit is None
-                client.post(Verdict(number, limit))
+            case Enter(number=number, listener=listener):
+                client.post(Verdict(number, self._enter(client, listener)))
             case Admit(number=number, network=network):
                 client.post(Verdict(number, self._admit(client, network)))
             case Count(number=number, limit=limit, network=network):
                 client.post(Verdict(number, self._count(limit, network)))
-            case Left():
-                if not client.entered:
-                    raise MisuseError("a connection fewer than none")
-                client.entered -= 1
-                self._accounts.leave()
+            case Left(listener=listener):
+                self._leave(client, listener)
             case Released(network=network):
                 self._release(client, network)
             case AskLease() | LowerLease() | ReleaseLease():
@@ -142,9 +141,25 @@ class Desk:
         except CountError as exc:
             raise MisuseError(str(exc)) from exc
 
+    def _enter(self, client: _Client, listener: str) -> Limit | None:
+        if listener not in self._listeners:
+            raise MisuseError("no such listener")
+        limit = self._accounts.enter(listener)
+        if limit is None:
+            client.entered[listener] += 1
+        return limit
+
+    def _leave(self, client: _Client, listener: str) -> None:
+        if listener not in client.entered:
+            raise MisuseError("a connection fewer than none")
+        client.entered[listener] -= 1
+        if not client.entered[listener]:
+            del client.entered[listener]
+        self._accounts.leave(listener)
+
     def _admit(self, client: _Client, network: Network) -> Limit | None:
         _check(network)
-        if client.admitted.total() >= client.entered:
+        if client.admitted.total() >= client.entered.total():
             raise MisuseError("more connections by address than in all")
         limit = self._accounts.admit(network)
         if limit is None:

@@ -61,6 +61,7 @@ class Supervisor:
         reread: gives the settings anew for a reload. Raises ConfigErrors when they are wrong.
         handed: the sockets of systemd, by their names; ours from here on.
         notifier: tells systemd how we are.
+        adopted: told the settings that a reload has brought.
 
     Attributes:
         lost: how many children died before their time.
@@ -76,6 +77,7 @@ class Supervisor:
         reread: Callable[[], Settings],
         handed: Mapping[str, Sequence[trio.SocketListener]] | None = None,
         notifier: Notifier | None = None,
+        adopted: Callable[[Settings], None] = lambda _settings: None,
     ) -> None:
         self.lost = 0
         self.reloads = 0
@@ -84,6 +86,7 @@ class Supervisor:
         self._log = log
         self._reread = reread
         self._notifier = notifier or Notifier()
+        self._adopted = adopted
         self._sockets = Sockets(handed or {})
         self._generations: list[Generation] = []  # the current one last
         self._watch = Watch(settings)
@@ -224,6 +227,7 @@ class Supervisor:
             return problems
         self.reloads += 1
         self._settings = settings
+        self._adopted(settings)
         for problem in self._sockets.change_rights(settings):
             self._log.error("reloaded, but", problem=problem)
         self._log.info("reloaded", addresses=self._addresses(), workers=settings.workers)
