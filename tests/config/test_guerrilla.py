@@ -44,7 +44,6 @@ from trio_fcgimail.config.conversion import converted
 from trio_fcgimail.config.guerrilla import Translation, servers, tls, translate
 from trio_fcgimail.config.guerrilla import backend as backend_config
 from trio_fcgimail.config.guerrilla.translation import KEYS as TOP_KEYS
-from trio_fcgimail.config.notyet import NOT_YET
 
 
 def _translated(content: object, *, may_discard: bool = False) -> Translation:
@@ -619,8 +618,7 @@ def test_documentation_names_keys_of_ours_that_there_are() -> None:
     assert named <= set(known_keys())
 
 
-def test_clean_end_of_php_fpm_means_unexecuted_as_soon_as_that_can_be_said() -> None:
+def test_clean_end_of_php_fpm_means_unexecuted() -> None:
     fastcgi = _translated(minimal()).document["fastcgi"]
     assert isinstance(fastcgi, Mapping)
-    expected = None if "fastcgi.clean_eof_means_unexecuted" in NOT_YET else True
-    assert fastcgi.get("clean_eof_means_unexecuted") is expected
+    assert fastcgi.get("clean_eof_means_unexecuted") is True

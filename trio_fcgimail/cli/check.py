@@ -24,6 +24,7 @@ from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
 from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
+from trio_fcgimail.cli.statuscheck import check_status
 from trio_fcgimail.config import (
     BoundAddress,
     Concern,
@@ -68,6 +69,7 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
         if listener.log_file is not None:
             findings.append(_check_log(f"listeners[{number}].log_file", listener.log_file))
     findings += [_check_descriptors(settings), _check_log("log.file", settings.log.file), _check_spool(settings)]
+    findings += await check_status(settings)
     findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):
         key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"

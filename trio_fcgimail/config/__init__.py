@@ -48,6 +48,7 @@ from trio_fcgimail.config.settings import (
     ScriptSettings,
     Settings,
     SpoolSettings,
+    StatusSettings,
     TlsMode,
     Unexpected,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "StatusSettings",
     "Step",
     "SystemdAddress",
     "TcpAddress",

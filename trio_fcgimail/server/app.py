@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import Enum
@@ -47,6 +47,7 @@ from trio_fcgimail.server.listeners import (
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.metrics import Counts, Sample, samples
 from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
@@ -114,7 +115,8 @@ class Server:
         self._settings = settings
         self._events = events or Events()
         self._log = log
-        scripts = Scripts(settings, log, budget=budget)
+        counts = Counts()
+        scripts = Scripts(settings, log, budget=budget, counts=counts)
         self._gateway = Gateway(
             settings=settings,
             scripts=scripts,
@@ -129,6 +131,7 @@ class Server:
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
+            counts=counts,
             handshakes=Handshakes(most_handshakes(settings)),
         )
         self._sessions: set[Session] = set()
@@ -147,6 +150,11 @@ class Server:
     def limits_hit(self) -> Mapping[Limit, int]:
         """How often each limit was hit so far."""
         return self._gateway.hits.snapshot()
+
+    def samples(self) -> Iterator[Sample]:
+        """Everything that was counted so far, and the state of things."""
+        gateway = self._gateway
+        return samples(gateway.counts, gateway.hits.snapshot(), gateway.scripts.upstreams, gateway.scripts.pool())
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
@@ -246,6 +254,9 @@ class Server:
             await self._let_in_and_serve(entrance, stream)
 
     async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
+        counts = self._gateway.counts
+        counts.connections += 1
+        counts.open_connections += 1
         place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)
@@ -260,6 +271,7 @@ class Server:
                 self._events.publish(ConnectionClosed(session.peer, entrance.settings.address))
                 self._sessions.discard(session)
         finally:
+            counts.open_connections -= 1
             place.leave()
 
     def _why_closed(self) -> Reply | None:

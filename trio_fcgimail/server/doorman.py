@@ -118,6 +118,7 @@ class Doorman:
             shown = peer if visitor is None else visitor.peer
             self._log.info("connection refused", peer=shown.ip or "unix", reply=reply.text)
             if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
+                self._gateway.counts.said(reply.render())
                 with suppress(OSError):
                     os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
             await trio.aclose_forcefully(stream)
@@ -145,7 +146,7 @@ class Doorman:
                 self._gateway.hits.count(Limit.PROXY_HEADER_SECONDS)
         try:
             if entrance.settings.tls is not TlsMode.IMPLICIT:
-                outlet = Outlet(StreamWire(stream), GOODBYE_SECONDS)
+                outlet = Outlet(StreamWire(stream), GOODBYE_SECONDS, self._gateway.counts)
                 outlet.say(reply.render())
                 await outlet.flush()
                 await close_politely(stream)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol, assert_never, final
 
 import structlog
 import structlog.typing
 
-from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
-from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, clean, clean_ends, is_clean
+from trio_fcgimail.config import ListenAddress, LogFormat, LogLevel, LogSettings
+from trio_fcgimail.mail import MAX_STDERR_OCTETS, Meaning, Session, clean, clean_ends, is_clean
 from trio_fcgimail.server.gateway import MailReport
 from trio_fcgimail.server.logline import EVENT_COLUMNS, EventDict, Stamp, plain_line
+from trio_fcgimail.server.pool import Trip
 
 MAX_VALUE_CHARACTERS: Final = 2000
 MAX_TRACEBACK_CHARACTERS: Final = 8192
@@ -119,13 +121,17 @@ class LogObserver:
 
     def mail(self, report: MailReport) -> None:
         """Log a mail with its verdict: what failed is a warning, as somebody should look at it."""
-        envelope, verdict = report.envelope, report.verdict
+        envelope, verdict, trip = report.envelope, report.verdict, report.trip or Trip()
+        session = envelope.session
         write = self._log.warning if verdict.meaning is Meaning.FAILED else self._log.info
         write(
             "mail",
             queue_id=envelope.queue_id,
-            peer=envelope.session.peer.ip or "unix",
-            helo=envelope.session.helo,
+            peer=report.client or session.peer.ip or "unix",
+            **({"via": report.via} if report.via else {}),
+            helo=session.helo,
+            user=session.auth_user or "",
+            tls=_tls(session),
             mail_from=envelope.sender,
             rcpts=", ".join(map(str, envelope.recipients)),
             subject=report.subject,
@@ -135,4 +141,50 @@ class LogObserver:
             reply=verdict.reply.text,
             reason=verdict.reason,
             milliseconds=round(1000 * report.seconds),
+            script_milliseconds=round(1000 * trip.seconds),
+            upstream=trip.upstream,
         )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionEnd:
+    """A connection, at its end.
+
+    Args:
+        listener: as the settings have it.
+        mails: that got a verdict.
+        octets: received, of TLS those within.
+        seconds: that it lasted.
+        reason: why it is over.
+    """
+
+    facts: Session
+    listener: ListenAddress
+    mails: int
+    octets: int
+    seconds: float
+    reason: str
+
+
+def log_connection(log: structlog.typing.FilteringBoundLogger, end: ConnectionEnd) -> None:
+    """Write the one line of a connection.
+
+    Args:
+        log: which knows the peer.
+    """
+    log.info(
+        "connection closed",
+        listener=str(end.listener),
+        helo=end.facts.helo,
+        user=end.facts.auth_user or "",
+        tls=_tls(end.facts),
+        mails=end.mails,
+        octets=end.octets,
+        milliseconds=round(1000 * end.seconds),
+        reason=end.reason,
+    )
+
+
+def _tls(session: Session) -> str:
+    return "" if session.tls is None else f"{session.tls.protocol} {session.tls.cipher}"

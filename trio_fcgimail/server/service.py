@@ -163,6 +163,8 @@ class Service:
 
     async def _begin(self, settings: Settings) -> None:
         """Start a server, and make its sockets and settings ours. Raises StartError."""
+        if settings.status.address is not None:
+            raise StartError("status.address: only the command `serve` has a status page; leave it out")
         log = self._logs.open(settings)
         self._events.log_failures_to(log)
         observers = (LogObserver(log), self._events)

@@ -26,6 +26,7 @@ import trio
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.app import Ending, Server
 from trio_fcgimail.server.entrance import Entrance, open_entrances
+from trio_fcgimail.server.gateway import Observer
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listenerlogs import LogFiles, open_logs
 from trio_fcgimail.server.listeners import StartError
@@ -55,6 +56,7 @@ from trio_fcgimail.server.workers.channel import (
     Verdict,
 )
 from trio_fcgimail.server.workers.ledger import SharedLedger
+from trio_fcgimail.server.workers.reporter import RecentMails, Reporter
 from trio_fcgimail.server.workers.rights import Identity, become
 
 EXIT_CUT: Final = 3  # sessions were cut; 0 is for a drained server, 1 for a failure
@@ -93,7 +95,12 @@ async def _serve(start: Start, channel: Channel) -> int:
         log = log.bind(worker=start.number)
     ledger = SharedLedger(channel.post)
     budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel))
-    server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger, budget=budget)
+    recent, has_status = RecentMails(), settings.status.address is not None
+    observers: list[Observer] = [LogObserver(log)]
+    if has_status:
+        observers.append(recent)
+    server = Server(settings, log=log, observers=observers, ledger=ledger, budget=budget)
+    reporter = Reporter(channel, server.samples, recent)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
     try:
@@ -105,12 +112,16 @@ async def _serve(start: Start, channel: Channel) -> int:
             orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
+            if has_status:
+                nursery.start_soon(reporter.run)
             await nursery.start(_stop_at_term, server)
             async with server.ready():
                 channel.post(Ready())
                 await orders.begun.wait()
                 if not server.is_stopping:
                     ending = await server.serve(list(zip(entrances, sockets, strict=True)))
+                if has_status:
+                    await reporter.finish()
             nursery.cancel_scope.cancel()
     finally:
         for listener in (one for several in sockets for one in several):

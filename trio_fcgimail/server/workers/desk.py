@@ -15,23 +15,27 @@ from trio_fcgimail.config import Settings
 from trio_fcgimail.server.ledger import Accounts, Rate
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import connection_caps
+from trio_fcgimail.server.metrics import Series
 from trio_fcgimail.server.rates import Network
 from trio_fcgimail.server.workers.channel import (
     Admit,
     AskLease,
     Count,
+    Counted,
     Enter,
     ForDesk,
     FromDesk,
     LeaseGranted,
     Left,
     LowerLease,
+    MailSeen,
     Released,
     ReleaseLease,
     SavesScarce,
     Verdict,
 )
 from trio_fcgimail.server.workers.leases import Granted, Holder, LeaseBook, LeaseError, Notice, Scarcity
+from trio_fcgimail.server.workers.totals import CountError, Totals
 
 _RATES: Final = {rate.value: rate for rate in Rate}
 _NETWORK_OCTETS: Final = (4, 8)  # of rates.network_of
@@ -59,11 +63,15 @@ class Desk:
     Args:
         settings: whose limits hold at first.
         clock: seconds; must not go back.
+
+    Attributes:
+        totals: what they have counted.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
         self._accounts = Accounts(settings.limits, clock)
         self._listeners = {""}  # that any settings have named
+        self.totals = Totals()
         self._leases = LeaseBook()
         self._clients: dict[Holder, _Client] = {}
         self._last_holder = 0
@@ -93,6 +101,7 @@ class Desk:
     def leave(self, holder: Holder) -> None:
         """A child is gone, and everything that it took up is free."""
         client = self._clients.pop(holder)
+        self.totals.leave(holder)
         for listener in client.entered.elements():
             self._accounts.leave(listener)
         for network in client.admitted.elements():
@@ -119,8 +128,18 @@ class Desk:
                 self._release(client, network)
             case AskLease() | LowerLease() | ReleaseLease():
                 self._tell(self._lease(holder, message))
+            case Counted():
+                self._hear_counts(holder, message)
+            case MailSeen():
+                self.totals.see(message)
             case _:
                 assert_never(message)
+
+    def _hear_counts(self, holder: Holder, message: Counted) -> None:
+        try:
+            self.totals.hear(holder, [(Series(metric, labels), values) for metric, labels, values in message.samples])
+        except CountError as exc:
+            raise MisuseError(str(exc)) from exc
 
     def _enter(self, client: _Client, listener: str) -> Limit | None:
         if listener not in self._listeners:
