@@ -8,6 +8,7 @@ from typing import Final, final
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
 
 
 class Connections(Enum):
@@ -92,6 +93,7 @@ SCENARIOS: Final = (
     Scenario(name="100k", about="100 KB, 16 senders", octets=100 * KIB),
     Scenario(name="5m", about="5 MB, 4 senders", octets=5 * MIB, senders=4),
     Scenario(name="20m", about="20 MB, 4 senders", octets=20 * MIB, senders=4),
+    Scenario(name="20m-100", about="20 MB, 100 senders: the memory of a mail", octets=20 * MIB, senders=100),
     Scenario(name="tls", about="as kept, over TLS", channel=Channel.TLS),
     Scenario(
         name="tls-fresh",
@@ -100,4 +102,5 @@ SCENARIOS: Final = (
         connections=Connections.PER_MAIL,
     ),
     Scenario(name="idle", about="1,000 idle connections", kind=Kind.IDLE, connections_idle=1_000),
+    Scenario(name="idle-10k", about="10,000 idle connections", kind=Kind.IDLE, connections_idle=10_000),
 )

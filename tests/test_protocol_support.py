@@ -26,6 +26,7 @@ from tests.smtp.test_starttls import ROWS as STARTTLS_ROWS
 from tests.smtp.test_xclient import ROWS as XCLIENT_ROWS
 from tests.transcripts import load
 from trio_fcgimail.server.outlet import Outlet
+from trio_fcgimail.server.wire import StreamWire
 from trio_fcgimail.smtp import CommandRejected, ConnectionClosed, Extension, Reply, State, catalogue
 from trio_fcgimail.smtp.commands import WORDS
 
@@ -274,7 +275,7 @@ async def test_a_reply_of_many_lines_is_one_write() -> None:
         writes.append(bytes(ours.send_stream.get_data_nowait()))
 
     ours.send_stream.send_all_hook = note
-    outlet = Outlet(ours, 1)
+    outlet = Outlet(StreamWire(ours), 1)
     outlet.say(Session(support.OPTIONS).feed(support.EHLO))
     await outlet.flush()
     (whole,) = writes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.peers.direct import CEILING, CORES
+from benchmarks.peers.direct import BLOCKING, CALLS, CEILING, CORES
 from benchmarks.peers.haraka import HARAKA
 from benchmarks.peers.peer import Peer, Place
 from benchmarks.peers.postfix import POSTFIX_LMTP, POSTFIX_PIPE
@@ -21,6 +21,8 @@ PEERS: Final = (
     OURS_RAW,
     OURS_2,
     SKETCH_2,
+    CALLS,
+    BLOCKING,
     CEILING,
     CORES,
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from benchmarks.outcome import CpuPerMail, Outcome
 from benchmarks.peers.peer import Peer, Place, latency_of, run_python
-from benchmarks.processes import Meter
+from benchmarks.peers.python import write_configuration
+from benchmarks.processes import Meter, free_port
 from benchmarks.scenarios import Channel, Connections, Dialogue, Generator, Kind, Scenario
 
 _MICROSECONDS: Final = 1_000_000
@@ -56,6 +58,35 @@ def _suits(scenario: Scenario) -> bool:
     )
 
 
+def _measure_calls(who: str, scenario: Scenario, place: Place, seconds: float) -> Outcome:
+    configuration = write_configuration(scenario, place, free_port())
+    report = run_python("benchmarks.calls", str(configuration), str(scenario.octets), str(seconds), who)
+    return Outcome(
+        mails=report.mails,
+        seconds=report.seconds,
+        cpu=CpuPerMail(server=None, php=None, load=None),
+        latency=latency_of(report.milliseconds),
+    )
+
+
+def _one_at_a_time(scenario: Scenario) -> bool:
+    return scenario.kind is Kind.MAILS and scenario.senders == 1
+
+
+CALLS: Final = Peer(
+    name="calls",
+    about="the two script calls of a mail by our pool, no SMTP",
+    missing=_nothing_missing,
+    suits=_one_at_a_time,
+    measure=partial(_measure_calls, "ours"),
+)
+BLOCKING: Final = Peer(
+    name="blocking",
+    about="the same octets by a blocking client over one kept connection",
+    missing=_nothing_missing,
+    suits=_one_at_a_time,
+    measure=partial(_measure_calls, "blocking"),
+)
 CEILING: Final = Peer(
     name="ceiling",
     about="the two FastCGI requests of a mail straight to php-fpm, no mail server",

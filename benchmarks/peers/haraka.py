@@ -14,7 +14,7 @@ from typing import Final
 from benchmarks.outcome import BenchmarkError
 from benchmarks.peers.peer import Peer, Place, Target, through_smtp
 from benchmarks.processes import HOST, free_port, started, wait_for_port
-from benchmarks.scenarios import MIB, Channel, Scenario
+from benchmarks.scenarios import GIB, MIB, Channel, Scenario
 
 VERSION: Final = "3.1.6"
 _PLUGIN: Final = Path(__file__).parents[1] / "haraka" / "fastcgi.js"
@@ -75,8 +75,8 @@ def _serve(scenario: Scenario, place: Place) -> Iterator[Target]:
         yield Target(port, pid)
 
 
-def _suits(_: Scenario) -> bool:
-    return True
+def _suits(scenario: Scenario) -> bool:
+    return scenario.senders * scenario.octets < GIB
 
 
 HARAKA: Final = Peer(

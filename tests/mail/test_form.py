@@ -28,8 +28,8 @@ def decode(form: bytes) -> list[tuple[bytes, bytes]]:
     return fields
 
 
-def encode(pieces: list[bytes], lines: BodyLines) -> bytes:
-    encoder = BodyEncoder(lines)
+def encode(pieces: list[bytes], lines: BodyLines, *, has_bare_cr: bool = True) -> bytes:
+    encoder = BodyEncoder(lines, has_bare_cr=has_bare_cr)
     return b"".join(map(encoder.encode, pieces)) + encoder.finish()
 
 
@@ -66,6 +66,9 @@ def test_the_length_known_first_is_that_of_what_comes(
     assert meter.encoded_size(lines) == len(form)
     assert meter.size(lines) == len(as_script_gets_it(body, lines))
     assert decode(b"body=" + form) == [(b"body", as_script_gets_it(body, lines))]
+    assert meter.has_bare_cr == (b"\r" in body.replace(b"\r\n", b""))
+    if not meter.has_bare_cr:
+        assert encode(cut(body, encoded), lines, has_bare_cr=False) == form
 
 
 @given(st.binary(max_size=40), st.sampled_from(BodyLines))

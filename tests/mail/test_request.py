@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote_plus
 
 import pytest
 from hypothesis import given
@@ -33,6 +33,7 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.mail.headers import MAX_SUBJECT_OCTETS
+from trio_fcgimail.mail.quoting import quote
 from trio_fcgimail.mail.request import MAX_FIELDS, MAX_METADATA_OCTETS, query_string
 from trio_fcgimail.smtp import (
     LMTP,
@@ -358,3 +359,12 @@ def test_a_query_string_is_read_back(fields: list[tuple[str, str]]) -> None:
 def test_the_sender_is_the_same_to_both_stages() -> None:
     mail = envelope(BOB)
     assert dict(validate_fields(mail, BOB))["mail_from"] == dict(save_fields(mail, RECEIVED))["mail_from"] == str(ALICE)
+
+
+@given(st.text(max_size=30), st.sampled_from(["replace", "surrogateescape"]))
+def test_values_are_quoted_as_by_the_standard_library(value: str, errors: str) -> None:
+    try:
+        expected = quote_plus(value, errors=errors)
+    except UnicodeEncodeError:  # surrogates that stand for no octet
+        return
+    assert quote(value, errors) == expected

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 
 from tests.support import Journal
-from trio_fcgimail.config import LogFormat
+from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
 from trio_fcgimail.mail import MAX_STDERR_OCTETS
-from trio_fcgimail.server import LogFile
-from trio_fcgimail.server.log import LAST_SECONDS, MAX_TRACEBACK_CHARACTERS, MAX_VALUE_CHARACTERS, MAX_WAITING_LINES
+from trio_fcgimail.server import LogFile, make_changing_log
+from trio_fcgimail.server.log import MAX_TRACEBACK_CHARACTERS, MAX_VALUE_CHARACTERS
+from trio_fcgimail.server.logfile import LAST_SECONDS, MAX_WAITING_LINES
+from trio_fcgimail.server.logline import Stamp, plain_line
 
 PIPE_OCTETS: Final = 65_536  # of Linux, pipe(7)
 
@@ -90,7 +93,7 @@ def test_the_end_does_not_wait_for_a_reader_that_does_not_read(pipe: Path) -> No
 def test_a_process_ends_with_its_lines_written_if_somebody_reads_them(*, reads: bool) -> None:
     program = """
 from trio_fcgimail.config import LogStream
-from trio_fcgimail.server import LogFile
+from trio_fcgimail.server import LogFile, make_changing_log
 file = LogFile(LogStream.STDERR)
 file.line("first")
 for _ in range(300):
@@ -176,7 +179,42 @@ def test_half_a_line_spoils_no_other(tmp_path: Path) -> None:
     assert whole[0].endswith(b"x\nwhole\n")
 
 
+@pytest.mark.parametrize("octets", [pytest.param(10, id="short"), pytest.param(9000, id="long")])
+def test_lines_are_written_many_at_a_time_and_in_order(octets: int, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = LogFile(path)
+    lines = [f"{number} ".ljust(octets, "x") for number in range(500)]
+    for line in lines:
+        file.line(line)
+    file.close()
+    assert path.read_text().splitlines() == lines
+
+
 # What lines hold
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({"event": "mail"}, id="no-values"),
+        pytest.param({"event": "x" * 40, "peer": "192.0.2.1"}, id="long-event"),
+        pytest.param({"event": "mail", "a": "b c", "d": 'e"f', "g": "h=i", "j": "k'l", "m": ""}, id="quoted"),
+        pytest.param({"event": "mail", "number": 7, "none": None, "some": 1.5, "yes": True}, id="no-texts"),
+        pytest.param({"event": "mail", "subject": "Gr\u00fc\u00dfe"}, id="umlauts"),
+    ],
+)
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
+def test_a_plain_line_is_that_of_structlog_without_colours(level: str, event: dict[str, object]) -> None:
+    stamped = Stamp()(None, level, dict(event))
+    renderer = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24, sort_keys=False)
+    assert plain_line(None, level, dict(stamped)) == renderer(None, level, dict(stamped))
+
+
+def test_lines_are_stamped_as_by_structlog() -> None:
+    theirs = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    before, ours, after = ((theirs, Stamp(), theirs)[turn](None, "info", {}) for turn in range(3))
+    assert ours["level"] == "info"
+    assert str(before["timestamp"]) <= str(ours["timestamp"]) <= str(after["timestamp"])
 
 
 def deep(depth: int) -> None:
@@ -233,3 +271,25 @@ def test_of_stderr_both_ends_are_kept(octets: int, journal: Journal) -> None:
     assert (told[:7], told[-6:]) == ("first x", "x last")
     assert len(told) == pytest.approx(min(octets, MAX_STDERR_OCTETS), abs=1)
     assert len(str(entry["other"])) == MAX_VALUE_CHARACTERS
+
+
+def test_level_and_format_may_change(tmp_path: Path) -> None:
+    path, settings = tmp_path / "log", [LogSettings(level=LogLevel.ERROR)]
+    file = LogFile(path)
+    log = make_changing_log(lambda: settings[-1], file)
+    log.warning("dropped")
+    log.error("one")
+    log.critical("two")
+    try:
+        raise ValueError("three")
+    except ValueError:
+        log.exception("failed")
+    settings.append(LogSettings(level=LogLevel.INFO, format=LogFormat.JSON))
+    log.debug("dropped")
+    log.info("four")
+    file.close()
+    lines = path.read_text().splitlines()
+    assert [word for word, line in zip(("one", "two", "three", "four"), lines, strict=True) if word in line] == [
+        "one", "two", "three", "four",
+    ]  # fmt: skip
+    assert json.loads(lines[-1])["event"] == "four"

@@ -16,26 +16,32 @@ from trio_fcgimail.mail.envelope import (
     new_queue_id,
 )
 from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_header
-from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields
+from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields, escape
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
+from trio_fcgimail.mail.lines import LfLines
 from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
 from trio_fcgimail.mail.redact import hide_in_stderr, hide_password, judge_login
 from trio_fcgimail.mail.request import (
+    FORM_TYPE,
     Field,
     Parameter,
     Received,
     auth_fields,
+    body_parameters,
+    constant_parameters,
     get_parameters,
     has_room,
     mail_fields,
     octets_of,
     post_parameters,
+    query_string,
     recipient_fields,
+    request_parameters,
     save_fields,
     session_fields,
     validate_fields,
 )
-from trio_fcgimail.mail.text import clean, clean_ends
+from trio_fcgimail.mail.text import clean, clean_ends, is_clean
 from trio_fcgimail.mail.trace import address_literal, received_header
 from trio_fcgimail.mail.verdict import (
     LOSS_OCTETS,
@@ -55,6 +61,7 @@ from trio_fcgimail.mail.verdict import (
 
 __all__ = [
     "BOUNDARY_RANDOM_OCTETS",
+    "FORM_TYPE",
     "LOSS_OCTETS",
     "MAX_ANSWER_OCTETS",
     "MAX_STDERR_OCTETS",
@@ -71,6 +78,7 @@ __all__ = [
     "HeaderFacts",
     "HeaderField",
     "HeaderReader",
+    "LfLines",
     "MailDigest",
     "Meaning",
     "Parameter",
@@ -86,18 +94,22 @@ __all__ = [
     "address_literal",
     "are_header_lines",
     "auth_fields",
+    "body_parameters",
     "clean",
     "clean_ends",
     "comparable_domain",
+    "constant_parameters",
     "decode_subject",
     "delivery_header",
     "encode_fields",
+    "escape",
     "failed",
     "find_loss",
     "get_parameters",
     "has_room",
     "hide_in_stderr",
     "hide_password",
+    "is_clean",
     "judge",
     "judge_each",
     "judge_login",
@@ -107,9 +119,11 @@ __all__ = [
     "octets_of",
     "parse_header",
     "post_parameters",
+    "query_string",
     "received_header",
     "recipient_fields",
     "recipient_hash",
+    "request_parameters",
     "save_fields",
     "save_request",
     "session_fields",

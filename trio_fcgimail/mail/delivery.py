@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from email.utils import format_datetime
 from typing import Final
 
 from trio_fcgimail.mail.envelope import Envelope
-from trio_fcgimail.mail.trace import address_literal
+from trio_fcgimail.mail.trace import address_literal, format_date
 from trio_fcgimail.smtp import Mailbox, is_address_literal, is_domain
 
 _HASH_DIGITS: Final = 32  # as many as the Go processor's MD5 has
@@ -27,7 +26,7 @@ def delivery_header(envelope: Envelope, *, hostname: str, primary_mail_host: str
     lines = [
         f"Received: from {_client(envelope)}",
         f"\tby {hostname} with {envelope.with_keyword.value} id {envelope.queue_id};",
-        f"\t{format_datetime(now)}",
+        f"\t{format_date(now)}",
     ]
     if len(envelope.recipients) == 1:
         lines.insert(0, f"Delivered-To: {Mailbox(envelope.recipients[0].local_part, primary_mail_host)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import final
+from typing import Final, final
 
 from trio_fcgimail.mail.envelope import DsnWish, Envelope
 from trio_fcgimail.mail.request import has_room, octets_of, recipient_fields
@@ -16,26 +16,27 @@ class EnvelopeDraft:
 
     Args:
         beginning: all but the recipients.
+
+    Attributes:
+        queue_id: That of the mail.
     """
 
-    __slots__ = ("_beginning", "_fields", "_octets", "_recipients", "_wishes")
+    __slots__ = ("_envelope", "_fields", "_octets", "_recipients", "_wishes", "queue_id")
 
     def __init__(self, beginning: Envelope) -> None:
-        self._beginning = beginning
+        self.queue_id: Final = beginning.queue_id
+        self._envelope = beginning  # with as many recipients as it was asked for
         self._recipients: list[Mailbox] = []
         self._wishes: list[DsnWish] = []
         self._fields = 0  # of the recipients, in the request to come
         self._octets = 0
 
     @property
-    def queue_id(self) -> str:
-        """That of the mail."""
-        return self._beginning.queue_id
-
-    @property
     def envelope(self) -> Envelope:
         """The envelope with the recipients so far."""
-        return replace(self._beginning, recipients=tuple(self._recipients), dsn_wishes=tuple(self._wishes))
+        if len(self._envelope.recipients) != len(self._recipients):
+            self._envelope = replace(self._envelope, recipients=tuple(self._recipients), dsn_wishes=tuple(self._wishes))
+        return self._envelope
 
     def has_room_for(self, recipient: Mailbox, wish: DsnWish) -> bool:
         """Whether a request can name one more recipient."""

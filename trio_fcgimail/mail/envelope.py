@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_never, final
+from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import (
     SMTP,
@@ -59,6 +59,9 @@ class WithKeyword(Enum):
     UTF8LMTPSA = "UTF8LMTPSA"
 
 
+_KEYWORDS: Final = {keyword.value: keyword for keyword in WithKeyword}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
@@ -97,6 +100,7 @@ class Session:
         helo: what it called itself; empty as long as there was no greeting.
         tls: None in the clear.
         auth_user: whom the script let in; None as long as nobody.
+        hostname: what we call ourselves to it; empty for the name that we have everywhere.
     """
 
     peer: Peer
@@ -105,6 +109,7 @@ class Session:
     dialect: Dialect = SMTP
     tls: TlsFacts | None = None
     auth_user: str | None = None
+    hostname: str = ""
 
     @property
     def protocol(self) -> str:
@@ -162,7 +167,7 @@ class Envelope:
                 assert_never(word)
         encrypted = "" if self.session.tls is None else "S"
         authenticated = "" if self.session.auth_user is None else "A"
-        return WithKeyword(protocol + encrypted + authenticated)
+        return _KEYWORDS[protocol + encrypted + authenticated]
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

@@ -127,6 +127,8 @@ def _decode_words(text: str) -> str:
     Blanks between two of them are no part of it (RFC 2047 6.2). Neighbours of one charset are put together before they
     are decoded, as many senders part a character in two.
     """
+    if "=?" not in text:
+        return text
     segments: list[tuple[str, bytes]] = []
     end = 0  # of the last word
     for found in _ENCODED_WORD.finditer(text):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
-from urllib.parse import quote_plus
 
 from trio_fcgimail import __version__
 from trio_fcgimail.mail.envelope import DsnWish, Envelope, Session
+from trio_fcgimail.mail.quoting import quote
 from trio_fcgimail.smtp import Credentials, Mailbox
 
 MAX_METADATA_OCTETS: Final = 60_000  # of a query: with the script's name, 4,096 at most, it is REQUEST_URI, and a
@@ -52,7 +52,7 @@ def octets_of(fields: Iterable[Field]) -> int:
 
     So it is the most that they take anywhere, and whether a mail has room does not depend on how it is sent.
     """
-    return sum(len(name) + len(quote_plus(value, errors="replace")) + len("=&") for name, value in fields)
+    return sum(len(name) + len(quote(value, errors="replace")) + len("=&") for name, value in fields)
 
 
 def recipient_fields(number: int, recipient: Mailbox, wish: DsnWish) -> list[Field]:
@@ -151,12 +151,13 @@ def _common(envelope: Envelope, stage: str) -> list[Field]:
 
 def query_string(fields: Iterable[Field]) -> str:
     """Fields as a query string, in the order given."""
-    return "&".join(f"{name}={quote_plus(value, errors='surrogateescape')}" for name, value in fields)
+    return "&".join([f"{name}={quote(value, errors='surrogateescape')}" for name, value in fields])
 
 
 def get_parameters(script: str, fields: Iterable[Field], *, hostname: str, remote_ip: str) -> list[Parameter]:
     """The CGI parameters of a GET (RFC 3875 4.1)."""
-    return _parameters(script, hostname, remote_ip, ("REQUEST_METHOD", "GET"), query=query_string(fields))
+    always = constant_parameters(script, "GET", hostname=hostname)
+    return [*always, *request_parameters(script, query_string(fields), remote_ip=remote_ip)]
 
 
 def post_parameters(
@@ -170,20 +171,13 @@ def post_parameters(
     more: Iterable[Parameter] = (),
 ) -> list[Parameter]:
     """The CGI parameters of a POST of so many octets, and ``more``; ``fields`` go into the query string."""
-    cgi = _parameters(
-        script,
-        hostname,
-        remote_ip,
-        ("REQUEST_METHOD", "POST"),
-        ("CONTENT_TYPE", content_type),
-        ("CONTENT_LENGTH", str(octets)),
-        query=query_string(fields),
-    )
-    return [*cgi, *more]
+    always = constant_parameters(script, "POST", hostname=hostname)
+    own = request_parameters(script, query_string(fields), remote_ip=remote_ip)
+    return [*always, *own, *body_parameters(content_type, octets), *more]
 
 
-def _parameters(script: str, hostname: str, remote_ip: str, *own: Field, query: str = "") -> list[Parameter]:
-    name = "/" + script.rpartition("/")[2]
+def constant_parameters(script: str, method: str, *, hostname: str) -> list[Parameter]:
+    """Those that every request of a method to a script has in common."""
     pairs: list[Field] = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("SERVER_PROTOCOL", "HTTP/1.1"),
@@ -191,11 +185,32 @@ def _parameters(script: str, hostname: str, remote_ip: str, *own: Field, query: 
         ("SERVER_NAME", hostname),
         ("SERVER_PORT", "25"),
         ("REDIRECT_STATUS", "200"),  # php-cgi refuses to run a script without it (cgi.force_redirect)
-        ("REMOTE_ADDR", remote_ip or "127.0.0.1"),
+        ("REQUEST_METHOD", method),
         ("SCRIPT_FILENAME", script),
-        ("SCRIPT_NAME", name),
-        ("REQUEST_URI", f"{name}?{query}" if query else name),
-        ("QUERY_STRING", query),
-        *own,
+        ("SCRIPT_NAME", _name_of(script)),
     ]
-    return [(key.encode(), value.encode("utf-8", "surrogateescape")) for key, value in pairs]
+    return [(name.encode(), _octets(value)) for name, value in pairs]
+
+
+def request_parameters(script: str, query: str, *, remote_ip: str) -> list[Parameter]:
+    """Those that are of one request."""
+    octets = _octets(query)
+    name = _octets(_name_of(script))
+    return [
+        (b"REMOTE_ADDR", _octets(remote_ip or "127.0.0.1")),
+        (b"REQUEST_URI", b"%b?%b" % (name, octets) if query else name),
+        (b"QUERY_STRING", octets),
+    ]
+
+
+def body_parameters(content_type: str, octets: int) -> list[Parameter]:
+    """Those of a request with a body of so many octets."""
+    return [(b"CONTENT_TYPE", content_type.encode()), (b"CONTENT_LENGTH", b"%d" % octets)]
+
+
+def _name_of(script: str) -> str:
+    return "/" + script.rpartition("/")[2]
+
+
+def _octets(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")

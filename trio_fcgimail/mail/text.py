@@ -11,8 +11,15 @@ _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\
 _GAP: Final = " ... "
 
 
+def is_clean(text: str, limit: int) -> bool:
+    """Whether it is certain at a glance that :func:`clean` would change nothing."""
+    return len(text) <= limit and text.isascii() and text.isprintable() and text[:1] != " " != text[-1:]
+
+
 def clean(text: str | bytes, limit: int) -> str:
     """One printable line of at most ``limit`` characters; runs of controls become one blank, a cut shows as ``...``."""
+    if isinstance(text, str) and is_clean(text, limit):
+        return text
     text = _make_safe(text)
     return text if len(text) <= limit else text[: max(limit - 3, 0)] + "..."[:limit]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import format_datetime
+from functools import lru_cache
 
 from trio_fcgimail.mail.envelope import Envelope, Peer, TlsFacts
 from trio_fcgimail.smtp import is_address_literal, is_domain
@@ -36,14 +37,25 @@ def received_header(envelope: Envelope, *, hostname: str, now: datetime) -> byte
     ]
     if len(envelope.recipients) == 1:
         lines.append(f"for <{envelope.recipients[0]}>")
-    text = "\r\n\t".join(lines) + ";\r\n\t" + format_datetime(now) + "\r\n"
+    text = "\r\n\t".join(lines) + ";\r\n\t" + format_date(now) + "\r\n"
     return text.encode()
+
+
+def format_date(now: datetime) -> str:
+    """A date-time of RFC 5322 3.3, to the second."""
+    return _format_second(now.replace(microsecond=0), now.utcoffset())
+
+
+@lru_cache(maxsize=4)
+def _format_second(second: datetime, _offset: timedelta | None) -> str:
+    return format_datetime(second)  # equal moments of different zones are equal, and their texts are not
 
 
 def _tls_comment(tls: TlsFacts | None) -> list[str]:
     return [] if tls is None else [f"(using {tls.protocol} with cipher {tls.cipher})"]
 
 
+@lru_cache(maxsize=256)
 def _from_clause(helo: str, peer: Peer) -> str:
     """Extended-Domain of RFC 5321 4.4; what is no domain goes into a comment, where anything may stand."""
     proper = is_domain(helo) or is_address_literal(helo)

@@ -168,7 +168,8 @@ def failed(reason: str, stage: Stage = Stage.SAVE) -> Verdict:
 
 def taken(meaning: Meaning, identifier: str, reason: str) -> Verdict:
     """The mail is not the sender's any more: it was stored, or discarded on purpose."""
-    return Verdict(meaning, catalogue.OK.with_lines(f"OK: queued as {identifier}"), clean(reason, 500), identifier)
+    reply = Reply(catalogue.OK.code, catalogue.OK.enhanced, (f"OK: queued as {identifier}",))
+    return Verdict(meaning, reply, clean(reason, 500), identifier)
 
 
 def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str) -> Verdict:

@@ -16,10 +16,11 @@ from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import peer_of
-from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
+from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet, close_politely
 from trio_fcgimail.server.prelude import PreludeError
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.visitor import PreludeTimeoutError, Visitor, introduce
+from trio_fcgimail.server.wire import StreamWire
 from trio_fcgimail.smtp import Reply, catalogue
 
 # Ours: at once; each holds a socket for up to GOODBYE_SECONDS, and before that for a header of PROXY and for TLS.
@@ -74,7 +75,7 @@ class Doorman:
 
     async def _judge(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, place: Place) -> Session | None:
         visitor: Visitor | None = None
-        refusal = self._closed(entrance) or await place.enter()
+        refusal = self._closed(entrance) or await place.enter(entrance.cap_name)
         if refusal is None:
             visitor = await self._introduce(stream, peer, entrance)
             is_trusted = visitor.is_on(entrance.settings.xclient_from)  # and speaks for others, by whom we count
@@ -117,6 +118,7 @@ class Doorman:
             shown = peer if visitor is None else visitor.peer
             self._log.info("connection refused", peer=shown.ip or "unix", reply=reply.text)
             if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
+                self._gateway.counts.said(reply.render())
                 with suppress(OSError):
                     os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
             await trio.aclose_forcefully(stream)
@@ -144,10 +146,10 @@ class Doorman:
                 self._gateway.hits.count(Limit.PROXY_HEADER_SECONDS)
         try:
             if entrance.settings.tls is not TlsMode.IMPLICIT:
-                outlet = Outlet(stream, GOODBYE_SECONDS)
+                outlet = Outlet(StreamWire(stream), GOODBYE_SECONDS, self._gateway.counts)
                 outlet.say(reply.render())
                 await outlet.flush()
-                await outlet.close_politely()
+                await close_politely(stream)
         except ClientGoneError:
             pass
         finally:

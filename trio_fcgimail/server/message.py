@@ -19,12 +19,15 @@ from trio_fcgimail.mail import (
     MailDigest,
     Received,
     SaveRequest,
+    escape,
     save_fields,
     save_request,
 )
+from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.spool import Spool, SpoolRoom
 from trio_fcgimail.server.upstream import Body
 
+_WHOLE_OCTETS: Final = 65_536  # ours: a mail of this size is encoded at once, and goes to the script in one write
 _ENCODED_OCTETS: Final = 65_536  # at once: a millisecond where every octet needs an escape
 
 
@@ -35,28 +38,35 @@ class IncomingMessage:
     Args:
         lines: how they end in a form; the other kinds have them as they came.
         kind: how the save script gets it.
+
+    Attributes:
+        octets: of the content as received.
+        trip: where its save request went, once there was one.
     """
 
     def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines, kind: BodyKind = BodyKind.FORM) -> None:
         self.envelope = envelope
-        self.octets = 0  # of the content as received
+        self.octets = 0
+        self.trip = Trip()
         self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
         self._kind = kind
         self._front = b""  # header lines of processors, before all that was spooled
         self._spool = Spool(room)
         self._digest = MailDigest(envelope.mail_from, envelope.recipients)
         self._headers = HeaderReader()
-        self._meter = BodyMeter()
+        self._meter: BodyMeter | None = None  # of a mail that is not small: a small one is looked at when it is whole
+        self._small: bytes | None = None  # all of it as the script gets it, made when it is asked for
 
     async def add_trace(self, header: bytes) -> None:
         """Put a header of ours in front. It is no part of the digest. Raises SpoolFullError."""
-        self._meter.add(header)
-        await self._spool.write(header)
+        await self._keep(header)
 
     def put_in_front(self, header: bytes) -> None:
         """Put whole header lines in front of a content that is complete. They are no part of the digest."""
-        self._meter.add(header)
         self._front = header + self._front
+        self._small = None
+        if self._meter is not None:
+            self._meter.add(header)
 
     def narrowed(self, envelope: Envelope) -> IncomingMessage:
         """The same content for some of the recipients; to be used in place of the old one, which still closes it."""
@@ -69,8 +79,17 @@ class IncomingMessage:
         self.octets += len(data)
         self._headers.feed(data)
         self._digest.update(data)
-        self._meter.add(data)
-        await self._spool.write(data)
+        await self._keep(data)
+
+    async def _keep(self, data: bytes) -> None:
+        must_flush = self._spool.append(data)
+        if self._meter is not None:
+            self._meter.add(data)
+        elif self._kind is BodyKind.FORM and (must_flush or self._spool.size > _WHOLE_OCTETS):
+            self._meter = BodyMeter()
+            self._meter.add(self._spool.in_memory())
+        if must_flush:
+            await self._spool.flush()
 
     def header_facts(self) -> HeaderFacts:
         """What the header said, as far as it came."""
@@ -88,7 +107,7 @@ class IncomingMessage:
     @property
     def size(self) -> int:
         """Octets of :meth:`pieces`."""
-        return self._meter.size(BodyLines.CRLF)
+        return len(self._front) + self._spool.size
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The whole mail with CRLFs, what we put in front included; as often as needed. Raises SpoolReadError."""
@@ -100,7 +119,13 @@ class IncomingMessage:
 
     def received(self) -> Received:
         """What the save script is told about the content, once it is complete."""
-        return Received(self.header_facts().subject, self.digest, self._meter.size(self._lines))
+        return Received(self.header_facts().subject, self.digest, self._body_size())
+
+    def _body_size(self) -> int:
+        """Octets of the content as the script gets it."""
+        if self._lines is BodyLines.CRLF:
+            return self.size
+        return len(self._whole()) if self._meter is None else self._meter.size(self._lines)
 
     def save_request(self, randomness: bytes) -> SaveRequest:
         """The request of the save script, all but the content, which is complete.
@@ -108,15 +133,29 @@ class IncomingMessage:
         Args:
             randomness: drawn now; see :data:`~trio_fcgimail.mail.BOUNDARY_RANDOM_OCTETS`.
         """
-        meter = self._meter
-        content_octets = meter.encoded_size(self._lines) if self._kind is BodyKind.FORM else meter.size(BodyLines.CRLF)
         fields = save_fields(self.envelope, self.received())
         queue_id = self.envelope.queue_id
-        return save_request(self._kind, fields, content_octets, queue_id=queue_id, randomness=randomness)
+        return save_request(self._kind, fields, self._content_octets(), queue_id=queue_id, randomness=randomness)
+
+    def _content_octets(self) -> int:
+        if self._kind is not BodyKind.FORM:
+            return self.size
+        return len(escape(self._whole())) if self._meter is None else self._meter.encoded_size(self._lines)
 
     def body(self, asked: SaveRequest) -> Body:
         """Its body, which can be read as often as needed until the message is closed."""
-        return Body(asked.octets, partial(self._pieces, asked))
+        whole: bytes | None = None
+        if self._spool.is_in_memory and self.size <= _WHOLE_OCTETS:
+            content = escape(self._whole()) if self._kind is BodyKind.FORM else self._whole()
+            whole = b"".join((asked.before, content, asked.behind))
+        return Body(asked.octets, partial(self._pieces, asked), whole)
+
+    def _whole(self) -> bytes:
+        """The content of a small mail as the script gets it."""
+        if self._small is None:
+            content = self._front + self._spool.in_memory()
+            self._small = content.replace(b"\r\n", b"\n") if self._lines is BodyLines.LF else content
+        return self._small
 
     async def _pieces(self, asked: SaveRequest) -> AsyncGenerator[bytes, None]:
         if asked.before:
@@ -131,7 +170,7 @@ class IncomingMessage:
         return self._encoded() if self._kind is BodyKind.FORM else self.pieces()
 
     async def _encoded(self) -> AsyncGenerator[bytes, None]:
-        encoder = BodyEncoder(self._lines)
+        encoder = BodyEncoder(self._lines, has_bare_cr=self._meter is None or self._meter.has_bare_cr)
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
                 for at in range(0, len(piece), _ENCODED_OCTETS):

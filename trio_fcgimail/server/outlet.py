@@ -8,9 +8,11 @@ from typing import Final, final
 
 import trio
 
+from trio_fcgimail.server.metrics import Counts
+from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire
+
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
-_RECEIVE_OCTETS: Final = 65_536
 _CLOSE_NOTIFY_SECONDS: Final = 1.0  # ours: some clients wait for the end of TCP before they answer that of TLS
 GOODBYE_SECONDS: Final = 2.0  # for the closing handshake, and for the last words when we are being stopped
 
@@ -29,13 +31,17 @@ class Outlet:
     """Gathers replies and sends them.
 
     Args:
-        stream: to the client; not owned.
+        wire: to the client; not owned.
         seconds: how long a client that does not read may hold us up.
+        counts: told of each reply.
     """
 
-    def __init__(self, stream: trio.abc.Stream, seconds: float) -> None:
-        self._stream = stream
+    __slots__ = ("_counts", "_gathered", "_line", "_seconds", "_since", "_wire")
+
+    def __init__(self, wire: Wire, seconds: float, counts: Counts | None = None) -> None:
+        self._wire = wire
         self._seconds = seconds
+        self._counts = counts or Counts()
         self._gathered = bytearray()
         self._since = trio.current_time()
         self._line = _Line.CLEAR
@@ -44,14 +50,15 @@ class Outlet:
         """Nothing may be said from now on: a handshake is under way."""
         self._line = _Line.TORN
 
-    def use(self, stream: trio.abc.Stream) -> None:
-        """Go on over another stream, now that it is ready."""
-        self._stream = stream
+    def use(self, wire: Wire) -> None:
+        """Go on over another wire, now that it is ready."""
+        self._wire = wire
         self._line = _Line.CLEAR
 
     def say(self, reply: bytes) -> None:
         """Add a reply to what is gathered."""
         self._gathered += reply
+        self._counts.said(reply)
 
     @property
     def is_empty(self) -> bool:
@@ -66,7 +73,8 @@ class Outlet:
     @property
     def is_due(self) -> bool:
         """Whether enough was gathered, or for long enough."""
-        return len(self._gathered) > _FLUSH_OCTETS or trio.current_time() - self._since > _GATHER_SECONDS
+        gathered = len(self._gathered)
+        return gathered > _FLUSH_OCTETS or (gathered > 0 and trio.current_time() - self._since > _GATHER_SECONDS)
 
     def begin_gathering(self) -> None:
         """What is said from now on answers what has just been received."""
@@ -78,41 +86,42 @@ class Outlet:
         Raises:
             ClientGoneError: the connection broke, or the client does not read.
         """
-        self.begin_gathering()
         if not self._gathered:
             return
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.begin_gathering()
         data = bytes(self._gathered)
         self._gathered.clear()
         self._line = _Line.TORN
         try:
-            with trio.fail_after(self._seconds):
-                await self._stream.send_all(data)
+            await self._wire.send(data, self._seconds)
         except (trio.TooSlowError, trio.BrokenResourceError) as exc:
             raise ClientGoneError from exc
         self._line = _Line.CLEAR
+        self._counts.sent_octets += len(data)
 
-    async def close_politely(self) -> None:
-        """Half-close, and wait for the client's own close.
 
-        Closing with unread octets in the kernel would destroy our last reply on its way.
-        """
-        with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
-            await self._leave_tls()
-            stream = self._stream
-            if isinstance(stream, trio.abc.HalfCloseableStream):
-                await stream.send_eof()
-                while await stream.receive_some(_RECEIVE_OCTETS):
-                    pass
+async def close_politely(stream: trio.abc.Stream) -> None:
+    """Half-close, and wait for the client's own close.
 
-    async def _leave_tls(self) -> None:
-        """Tell the client that nothing was cut off (RFC 8446 6.1), and go on below TLS.
+    Closing with unread octets in the kernel would destroy our last reply on its way.
+    """
+    with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
+        stream = await _leave_tls(stream)
+        if isinstance(stream, trio.abc.HalfCloseableStream):
+            await stream.send_eof()
+            while await stream.receive_some(RECEIVE_OCTETS):
+                pass
 
-        A client that still talks, or does not answer, has its replies all the same.
-        """
-        if not isinstance(self._stream, trio.SSLStream):
-            return
-        transport: trio.abc.Stream = self._stream.transport_stream
-        with trio.move_on_after(_CLOSE_NOTIFY_SECONDS), suppress(trio.BrokenResourceError):
-            await self._stream.unwrap()
-        self._stream = transport
+
+async def _leave_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """Tell the client that nothing was cut off (RFC 8446 6.1), and go on below TLS.
+
+    A client that still talks, or does not answer, has its replies all the same.
+    """
+    if not isinstance(stream, trio.SSLStream):
+        return stream
+    transport: trio.abc.Stream = stream.transport_stream
+    with trio.move_on_after(_CLOSE_NOTIFY_SECONDS), suppress(trio.BrokenResourceError):
+        await stream.unwrap()
+    return transport

@@ -78,12 +78,15 @@ class Policy:
         if refusal is not None:
             self._log.info("sender refused", mail_from=envelope.sender, reply=refusal.text)
             return refusal
+        if not self._scripts.has(Stage.MAIL):
+            return catalogue.SENDER_OK
         asking = self._scripts.mail(envelope)
         return await self._ask(Stage.MAIL, asking, queue_id=envelope.queue_id, mail_from=envelope.sender)
 
     async def recipient(self, draft: EnvelopeDraft, path: Mailbox, wish: DsnWish) -> Reply:
         """Whether a recipient is taken, who then is added to the draft."""
-        recipient = path if path.domain is not None else Mailbox(path.local_part, self._settings.hostname)
+        here = draft.envelope.session.hostname or self._settings.hostname
+        recipient = path if path.domain is not None else Mailbox(path.local_part, here)
         refusal = recipient_refusal(path, self._settings)
         if refusal is not None and not (refusal is catalogue.RELAY_DENIED and self._may_relay(draft.envelope.session)):
             self._log.info("recipient refused", queue_id=draft.queue_id, rcpt=str(path), reply=refusal.text)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Final, final
 
 import structlog.typing
 
-from trio_fcgimail.config import FastcgiSettings, RemoteAddr, ScriptSettings, Settings
+from trio_fcgimail.config import FastcgiSettings, RemoteAddr, Settings
+from trio_fcgimail.fastcgi import ConstantParams
 from trio_fcgimail.mail import (
     BOUNDARY_RANDOM_OCTETS,
+    FORM_TYPE,
     Answer,
     Envelope,
     Field,
@@ -21,21 +23,24 @@ from trio_fcgimail.mail import (
     Stage,
     Verdict,
     auth_fields,
+    body_parameters,
+    constant_parameters,
     encode_fields,
     failed,
-    get_parameters,
     hide_in_stderr,
     hide_password,
     judge,
     judge_each,
     judge_login,
     mail_fields,
-    post_parameters,
+    query_string,
+    request_parameters,
     session_fields,
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules
+from trio_fcgimail.server.metrics import Counts
+from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, PoolSnapshot, Trip
 from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
@@ -45,6 +50,8 @@ _NO_SCRIPT: Final = {
     Stage.MAIL: Verdict(Meaning.ACCEPTED, catalogue.SENDER_OK, "no mail script"),
     Stage.VALIDATE: Verdict(Meaning.ACCEPTED, catalogue.RECIPIENT_OK, "no validate script"),
 }
+_KINDS: Final = {Stage.SAVE: Kind.SAVE, Stage.VALIDATE: Kind.VALIDATE}
+_POSTED: Final = frozenset({Stage.AUTH, Stage.SAVE})
 _NOBODY: Final = Verdict(Meaning.REFUSED, catalogue.BAD_CREDENTIALS, "no auth script")
 
 
@@ -59,6 +66,7 @@ class Scripts:
         log: told what scripts write to STDERR; None for nobody.
         connect: how connections come about.
         budget: what they are leased from; None for one of our own.
+        counts: told of each request; None for nobody.
     """
 
     def __init__(
@@ -67,20 +75,22 @@ class Scripts:
         log: structlog.typing.FilteringBoundLogger | None = None,
         connect: Connect = connect,
         budget: Budget | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._log = log
-        self._hostname = settings.hostname
+        self._counts = counts or Counts()
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
-        self._own_parameters = _own_parameters(settings.scripts)
-        self._paths = {
+        paths = {
             Stage.CONNECT: settings.scripts.connect,
             Stage.HELO: settings.scripts.helo,
             Stage.AUTH: settings.scripts.auth,
             Stage.MAIL: settings.scripts.mail,
             Stage.VALIDATE: settings.scripts.validate,
+            Stage.SAVE: settings.scripts.save,
         }
+        self._asked = {stage: None if path is None else _Script(stage, path, settings) for stage, path in paths.items()}
         self._pool = _pool(settings.fastcgi, log, connect, budget)
 
     @property
@@ -90,7 +100,7 @@ class Scripts:
 
     def has(self, stage: Stage) -> bool:
         """Whether there is a script to ask; without one everybody passes, but nobody logs in."""
-        return self._paths[stage] is not None
+        return self._asked[stage] is not None
 
     async def connect(self, session: Session) -> Verdict:
         """Ask whether a client is to be served."""
@@ -110,25 +120,26 @@ class Scripts:
         return await self._ask_to_pass(Stage.VALIDATE, envelope.session, fields, envelope.queue_id)
 
     async def _ask_to_pass(self, stage: Stage, session: Session, fields: list[Field], queue_id: str = "") -> Verdict:
-        script = self._paths[stage]
+        script = self._asked[stage]
         if script is None:
             return _NO_SCRIPT[stage]
-        parameters = get_parameters(script, fields, hostname=self._hostname, remote_ip=session.peer.ip)
-        answer = await self._ask(stage, queue_id, parameters, None, self._scripts.validate_seconds)
+        parameters = script.parameters(session, fields)
+        answer = await self._ask(script, session, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
         return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
 
     async def authenticate(self, session: Session, credentials: Credentials) -> Verdict:
         """Ask whether somebody is who they say; by POST, as query strings end up in logs of access."""
-        script = self._scripts.auth
+        script = self._asked[Stage.AUTH]
         if script is None:
             return _NOBODY
         form = encode_fields(auth_fields(session, credentials))
-        parameters = post_parameters(script, len(form), hostname=self._hostname, remote_ip=session.peer.ip)
-        body = Body(len(form), partial(_one_piece, form))
+        parameters = [*script.parameters(session), *body_parameters(FORM_TYPE, len(form))]
+        body = Body(len(form), partial(_one_piece, form), form)
         password = credentials.password
-        answer = await self._ask(Stage.AUTH, "", parameters, body, self._scripts.validate_seconds, hidden=password)
+        seconds = self._scripts.validate_seconds
+        answer = await self._ask(script, session, "", parameters, body, seconds, hidden=password)
         if isinstance(answer, Verdict):
             return answer
         return judge_login(answer, password)
@@ -142,54 +153,66 @@ class Scripts:
         envelope = message.envelope
         asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
         body = message.body(asked)
-        script = self._scripts.save
+        script = self._asked[Stage.SAVE]
         assert script is not None, "the settings have it with FastCGI in the chain"
-        parameters = post_parameters(
-            script,
-            body.octets,
-            hostname=self._hostname,
-            remote_ip=envelope.session.peer.ip,
-            fields=asked.query,
-            content_type=asked.content_type,
-            more=asked.parameters,
-        )
+        parameters = [
+            *script.parameters(envelope.session, asked.query),
+            *body_parameters(asked.content_type, body.octets),
+            *asked.parameters,
+        ]
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
-        answer = await self._ask(Stage.SAVE, queue_id, parameters, body, self._scripts.save_seconds)
+        seconds = self._scripts.save_seconds
+        answer = await self._ask(script, envelope.session, queue_id, parameters, body, seconds, trip=message.trip)
         if isinstance(answer, Verdict):
             return (answer,) * owed
         return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
 
     async def _ask(
         self,
-        stage: Stage,
+        script: _Script,
+        session: Session,
         queue_id: str,
         parameters: list[Parameter],
         body: Body | None,
         seconds: float,
         hidden: Secret | None = None,
+        trip: Trip | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
-        parameters = [(name, self._own_parameters.get(name, value)) for name, value in parameters]
+        stage = script.stage
+        constant = script.constant(session.hostname)
+        trip = Trip() if trip is None else trip
         try:
-            answer = await self.call(stage, parameters, body, seconds=seconds)
+            answer = await self._pool.request(
+                script.kind, parameters, body, seconds=seconds, constant=constant, trip=trip
+            )
         except UpstreamError as exc:
-            self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
+            trip.stderr = self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
             return failed(_explain(exc, hidden), stage)
-        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
+        finally:
+            self._counts.asked(stage, trip)
+        trip.stderr = self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
     def _log_oddities(
         self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0, hidden: Secret | None = None
-    ) -> None:
-        """STDERR and appStatus decide nothing, but they are what an operator looks for."""
-        if self._log is not None and (stderr or app_status):
-            text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+    ) -> str:
+        """STDERR and appStatus decide nothing, but they are what an operator looks for. Returns STDERR, decoded."""
+        if not (stderr or app_status):
+            return ""
+        text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+        if self._log is not None:
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
+        return text
 
-    async def call(self, stage: Stage, parameters: list[Parameter], body: Body | None, *, seconds: float) -> Answer:
-        """One request, in as many tries as it takes and may take. Raises UpstreamError."""
-        kind = {Stage.SAVE: Kind.SAVE, Stage.VALIDATE: Kind.VALIDATE}.get(stage, Kind.POLICY)
-        return await self._pool.request(kind, parameters, body, seconds=seconds)
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The addresses of the FastCGI servers, in the order of ``pool``."""
+        return tuple(map(str, self._fastcgi.upstreams))
+
+    def pool(self) -> PoolSnapshot:
+        """The state of the connections to them."""
+        return self._pool.snapshot()
 
     async def run(self) -> None:
         """Look after the connections, until cancelled; outlives the last request."""
@@ -208,14 +231,39 @@ async def _one_piece(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 
-def _own_parameters(scripts: ScriptSettings) -> dict[bytes, bytes]:
-    """What the settings have scripts see instead of what is."""
-    own: dict[bytes, bytes] = {}
-    if scripts.remote_addr is RemoteAddr.LOOPBACK:
-        own[b"REMOTE_ADDR"] = scripts.remote_addr.value.encode()
-    if scripts.server_software is not None:
-        own[b"SERVER_SOFTWARE"] = scripts.server_software.encode()
-    return own
+@final
+class _Script:
+    """A script, and what all requests to it have in common.
+
+    Attributes:
+        kind: of its requests.
+    """
+
+    __slots__ = ("_constants", "_hostname", "_is_remote_hidden", "_path", "_software", "kind", "stage")
+
+    def __init__(self, stage: Stage, path: str, settings: Settings) -> None:
+        self.stage: Final = stage
+        self.kind: Final = _KINDS.get(stage, Kind.POLICY)
+        self._path = path
+        self._is_remote_hidden = settings.scripts.remote_addr is RemoteAddr.LOOPBACK
+        self._hostname = settings.hostname
+        self._software = settings.scripts.server_software
+        self._constants: dict[str, ConstantParams] = {}  # as many as listeners have names
+
+    def constant(self, hostname: str) -> ConstantParams:
+        """The parameters of all its requests from listeners of that name; empty for the name of the server."""
+        if (found := self._constants.get(hostname)) is None:
+            method = "POST" if self.stage in _POSTED else "GET"
+            constant = dict(constant_parameters(self._path, method, hostname=hostname or self._hostname))
+            if self._software is not None:
+                constant[b"SERVER_SOFTWARE"] = self._software.encode()
+            found = self._constants[hostname] = ConstantParams(tuple(constant.items()))
+        return found
+
+    def parameters(self, session: Session, query: Iterable[Field] = ()) -> list[Parameter]:
+        """Those of one request."""
+        remote_ip = RemoteAddr.LOOPBACK.value if self._is_remote_hidden else session.peer.ip
+        return request_parameters(self._path, query_string(query), remote_ip=remote_ip)
 
 
 def _pool(

@@ -6,7 +6,6 @@ how long. Every wait has a deadline that is named in the settings.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from enum import Enum
@@ -17,31 +16,23 @@ import trio
 
 from trio_fcgimail import smtp
 from trio_fcgimail.config import TlsMode
-from trio_fcgimail.mail import (
-    BodyLines,
-    DsnWish,
-    Envelope,
-    EnvelopeDraft,
-    Peer,
-    Verdict,
-    failed,
-    received_header,
-)
+from trio_fcgimail.mail import DsnWish, Envelope, Peer
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.entrance import Entrance
-from trio_fcgimail.server.gateway import Gateway, MailReport
+from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place, Rate
 from trio_fcgimail.server.limits import Limit
-from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet
+from trio_fcgimail.server.log import ConnectionEnd, log_connection
+from trio_fcgimail.server.metrics import CommandEar
+from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet, close_politely
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
-from trio_fcgimail.server.spool import SpoolFullError
 from trio_fcgimail.server.tls import HandshakeError, HandshakeTimeoutError, start_tls
+from trio_fcgimail.server.transaction import MailTransaction
 from trio_fcgimail.server.visitor import Claim, Visitor, closing, introduced, log_introduction, options_for
+from trio_fcgimail.server.wire import wire_over
 from trio_fcgimail.smtp import Reply, catalogue
 
-_RECEIVE_OCTETS: Final = 65_536
 DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two mails once its session is to end
 
 
@@ -83,23 +74,31 @@ class Session:
         self._refusal = refusal
         self._visitor = visitor
         self._place = place
-        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=visitor.peer.ip or "unix")
-        if visitor.via is not None:
-            self._log = self._log.bind(via=visitor.via.ip or "unix")
+        self._client = visitor.peer.ip or "unix"  # as the log has it, and so the next one
+        self._via = "" if visitor.via is None else visitor.via.ip or "unix"
+        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=self._client)
+        if self._via:
+            self._log = self._log.bind(via=self._via)
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
-        self._outlet = Outlet(stream, self._limits.idle_seconds)
-        self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
+        self._idle_seconds = entrance.settings.idle_seconds or self._limits.idle_seconds
+        self._wire = wire_over(stream, gateway.alarms)
+        self._ear = CommandEar(gateway.counts)
+        self._outlet = Outlet(self._wire, self._idle_seconds, gateway.counts)
+        self._facts = SessionFacts(
+            visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls, hostname=entrance.options.hostname
+        )
         self._claim = Claim()
-        self._draft: EnvelopeDraft | None = None  # of the transaction under way
-        self._message: IncomingMessage | None = None
+        self._mail: MailTransaction | None = None  # under way
         self._pace: DataPace | None = None
         self._drain = Drain.NO
         self._transactions = 0  # that came to their end
+        self._began = trio.current_time()
+        self._mails = 0  # that were judged
+        self._octets = 0  # received
+        self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
-        self._idle_scope: trio.CancelScope | None = None
         self._command_due: float | None = None  # while a command is waited for
-        self._save_scope: trio.CancelScope | None = None
 
     # From outside
 
@@ -116,9 +115,13 @@ class Session:
     def drain(self, drain: Drain) -> None:
         """End the session between two transactions, with 421; a transaction under way goes on."""
         self._drain = drain
-        if self._idle_scope is not None and self._is_to_end:
-            patience = 0 if self._conn.state is smtp.State.CONNECTED else DRAIN_IDLE_SECONDS  # to who waits for us
-            self._idle_scope.deadline = min(self._idle_scope.deadline, trio.current_time() + patience)
+        if self._is_to_end:
+            self._wire.hasten(self._latest_end())
+
+    def _latest_end(self) -> float:
+        """Until when a client that says nothing is waited for, once its session is to end: not at all if for us."""
+        patience = 0 if self._conn.state is smtp.State.CONNECTED else DRAIN_IDLE_SECONDS
+        return trio.current_time() + patience
 
     @property
     def _is_to_end(self) -> bool:
@@ -134,8 +137,8 @@ class Session:
 
     def cut(self) -> None:
         """End the session now, with 421; a sender who waits for a verdict is told 451 first."""
-        if self._save_scope is not None:
-            self._save_scope.cancel()
+        if self._mail is not None:
+            self._mail.cut()
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -151,10 +154,13 @@ class Session:
         except HandshakeError as exc:
             if isinstance(exc, HandshakeTimeoutError):
                 self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
+            self._reason = "no TLS"
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
+            self._reason = "the client does not read"
             self._log.info("client gone", state=self._conn.state.name)
         except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
+            self._reason = "a fault of ours"
             self._log.exception("session failed", state=self._conn.state.name)
             await self._say_goodbye(catalogue.LOCAL_ERROR_CLOSING)
         except BaseException:  # cancelled, alone or in a group: the server stops
@@ -162,8 +168,22 @@ class Session:
             raise
         finally:
             self._forget_mail()
+            self._wire.release()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await trio.aclose_forcefully(self._transport)
+            if self._refusal is None:  # else a line tells of that already
+                self._tell_end()
+
+    def _tell_end(self) -> None:
+        end = ConnectionEnd(
+            facts=self._facts,
+            listener=self._entrance.settings.address,
+            mails=self._mails,
+            octets=self._octets,
+            seconds=trio.current_time() - self._began,
+            reason=self._reason,
+        )
+        log_connection(self._log, end)
 
     # The conversation
 
@@ -172,12 +192,14 @@ class Session:
             try:
                 event = self._conn.next_event()
                 if isinstance(event, smtp.ConnectionClosed):
-                    self._log.debug("connection closed", reason=event.reason.value)
+                    self._reason = event.reason.value
                     break
-                if event is not smtp.Signal.NEED_DATA:
+                if not isinstance(event, smtp.Signal):
                     self._command_due = None
+                    self._ear.hear(event)
                 await self._handle(event)
             except smtp.RemoteProtocolError as exc:
+                self._reason = smtp.CloseReason.ERROR.value
                 self._note(exc.reply)
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
@@ -185,21 +207,32 @@ class Session:
             if self._outlet.is_due:
                 await self._outlet.flush()
         await self._outlet.flush()
-        await self._outlet.close_politely()
+        await self._leave()
 
     async def _handle(self, event: smtp.Event | smtp.Signal) -> None:
-        match event:
+        match event:  # what each mail brings first: the order is that of looking
             case smtp.Signal.NEED_DATA:
                 await self._receive()
+            case smtp.RcptTo():
+                await self._take_recipient(event)
+            case smtp.MessageChunk(data=data):
+                await self._transaction().take(data)
+            case smtp.MessageEnd():
+                await self._end(event)
+            case smtp.DataBegun():
+                await self._transaction().begin_data()
+                self._outlet.say(self._conn.accept(event))
             case (
-                smtp.Connected()
+                smtp.MailFrom()
+                | smtp.Connected()
                 | smtp.Hello()
                 | smtp.StartTls()
                 | smtp.Authenticate()
                 | smtp.Xclient()
-                | smtp.MailFrom()
-            ) if self._is_to_end:
+            ) if self._drain is not Drain.NO and self._is_to_end:
                 self._answer(event, catalogue.SHUTTING_DOWN)
+            case smtp.MailFrom():
+                await self._begin(event)
             case smtp.Connected():
                 await self._greet(event)
             case smtp.Hello():
@@ -212,19 +245,10 @@ class Session:
                 await self._authenticate(event)
             case smtp.Xclient():
                 await self._be_introduced(event)
-            case smtp.MailFrom():
-                await self._begin(event)
-            case smtp.RcptTo():
-                await self._take_recipient(event)
-            case smtp.DataBegun():
-                await self._begin_data(event)
-            case smtp.MessageChunk(data=data):
-                await self._take_chunk(data)
-            case smtp.MessageEnd():
-                await self._end(event)
             case smtp.MessageRefused(reply=reply, to_send=to_send):
                 self._note(reply)
-                self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
+                if self._mail is not None:  # of further chunks nobody is told
+                    self._mail.refused(reply)
                 self._forget_mail()
                 self._outlet.say(to_send)
             case smtp.TransactionReset(to_send=to_send):
@@ -269,15 +293,13 @@ class Session:
 
     async def _pause(self) -> Reply | None:
         """Keep silent for a while: who talks into it does not listen either (RFC 5321 3.1)."""
-        if not self._limits.banner_delay_seconds:
+        seconds = self._limits.banner_delay_seconds
+        if not seconds:
             return None
+        due = self._latest_end() if self._is_to_end else trio.current_time() + seconds
         data = b""
-        with trio.move_on_after(self._limits.banner_delay_seconds) as self._idle_scope:
-            if self._is_to_end:
-                self._idle_scope.cancel()
-            with suppress(trio.BrokenResourceError):  # which is noticed when it is greeted
-                data = bytes(await self._stream.receive_some(_RECEIVE_OCTETS))
-        self._idle_scope = None
+        with suppress(trio.TooSlowError, trio.BrokenResourceError):  # what is broken is noticed when it is greeted
+            data = await self._wire.receive(due)
         if self._is_to_end:
             return catalogue.SHUTTING_DOWN
         return catalogue.TALKED_TOO_EARLY if data else None
@@ -287,7 +309,8 @@ class Session:
         log_introduction(self._log, event.attributes)
         self._facts, self._claim = introduced(self._facts, event.attributes), self._claim.adopt(event.attributes)
         self._forget_mail()
-        self._log = self._log.bind(peer=self._facts.peer.ip or "unknown", via=self._visitor.peer.ip or "unix")
+        self._client, self._via = self._facts.peer.ip or "unknown", self._visitor.peer.ip or "unix"
+        self._log = self._log.bind(peer=self._client, via=self._via)
         self._policy = Policy(self._entrance, self._gateway, self._log)
         refusal = await self._place.stand_for(self._facts.peer.ip)
         reply = refusal or await self._policy.connection(self._facts)
@@ -312,10 +335,15 @@ class Session:
         seconds = self._limits.tls_handshake_seconds
         with self._gateway.handshakes.one_more() if self._refusal is None else nullcontext(trio.CancelScope()) as scope:
             self._stream, tls = await start_tls(self._transport, context, seconds=seconds, scope=scope)
-        self._outlet.use(self._stream)
+        self._wire.release()
+        self._wire = wire_over(self._stream, self._gateway.alarms)
+        self._outlet.use(self._wire)
         self._forget_mail()
         self._claim = Claim()
-        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=self._visitor.tls or tls)
+        facts = self._facts
+        self._facts = SessionFacts(
+            facts.peer, dialect=facts.dialect, tls=self._visitor.tls or tls, hostname=facts.hostname
+        )
 
     async def _authenticate(self, event: smtp.Authenticate) -> None:
         reply = await self._policy.login(self._facts, event.credentials)
@@ -329,7 +357,7 @@ class Session:
 
     @property
     def _queue_id(self) -> str:
-        return "" if self._draft is None else self._draft.queue_id
+        return "" if self._mail is None else self._mail.draft.queue_id
 
     async def _begin(self, event: smtp.MailFrom) -> None:
         if (refusal := await self._place.count(Rate.MESSAGES)) is not None:
@@ -347,7 +375,7 @@ class Session:
         )
         reply = await self._policy.sender(envelope)
         if reply.outcome is smtp.Outcome.OK:
-            self._draft = EnvelopeDraft(envelope)
+            self._mail = MailTransaction(envelope, self._gateway, self._log, client=self._client, via=self._via)
         self._answer(event, reply)
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
@@ -355,131 +383,52 @@ class Session:
             self._answer(event, refusal)
             return
         wish = DsnWish(event.notify, event.original)
-        self._answer(event, await self._policy.recipient(self._transaction(), event.path, wish))
+        self._answer(event, await self._policy.recipient(self._transaction().draft, event.path, wish))
 
-    def _transaction(self) -> EnvelopeDraft:
-        assert self._draft is not None, "the core lets nothing of a transaction pass before MAIL"
-        return self._draft
-
-    async def _begin_data(self, event: smtp.DataBegun) -> None:
-        settings = self._gateway.settings
-        envelope = self._transaction().envelope
-        is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
-        lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
-        message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
-        if settings.chain.trace_header:
-            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
-            await self._spool(message.add_trace(trace))
-        self._outlet.say(self._conn.accept(event))
-
-    async def _take_chunk(self, data: bytes) -> None:
-        if self._message is not None:  # else its spool is full: read on to the end, where the sender is told
-            await self._spool(self._message.add(data))
-
-    async def _spool(self, writing: Awaitable[None]) -> None:
-        try:
-            await writing
-        except SpoolFullError as exc:
-            self._log.error("spool is full", queue_id=self._queue_id, problem=str(exc))
-            self._drop_message()
+    def _transaction(self) -> MailTransaction:
+        assert self._mail is not None, "the core lets nothing of a transaction pass before MAIL"
+        return self._mail
 
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
         await self._outlet.flush()
-        owed = self._transaction().envelope.verdicts_owed
-        replies = await self._settle(owed)
+        replies = await self._transaction().settle(event.octets)
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
             self._outlet.say(self._conn.reply_each(event, replies))
         else:
             self._answer(event, replies[0])
 
-    async def _settle(self, owed: int) -> tuple[Reply, ...]:
-        message = self._message
-        if message is None:
-            return (catalogue.INSUFFICIENT_STORAGE,) * owed
-        limit = self._limits.max_received
-        if limit is not None and message.header_facts().received > limit:
-            self._gateway.hits.count(Limit.MAX_RECEIVED)
-            self._log.warning("mail loop", queue_id=self._queue_id)
-            return (catalogue.MAIL_LOOP,) * owed
-        began = trio.current_time()
-        verdicts = await self._save(message, owed)
-        self._report(message, verdicts, trio.current_time() - began)
-        return tuple(verdict.reply for verdict in verdicts)
-
-    async def _save(self, message: IncomingMessage, owed: int) -> tuple[Verdict, ...]:
-        """Ask the chain, shielded: once sent the request will run, whoever goes away meanwhile.
-
-        The shield ends with its own deadline, or when the server gives up waiting (``cut``).
-        """
-        chain = self._gateway.chain
-        deadline = trio.current_time() + chain.save_deadline_seconds + GOODBYE_SECONDS
-        with trio.CancelScope(deadline=deadline, shield=True) as scope:
-            self._save_scope = scope
-            try:
-                return await chain.save(message)
-            finally:
-                self._save_scope = None
-        return (failed("the wait for the verdict was cut"),) * owed
-
-    def _report(self, message: IncomingMessage, verdicts: tuple[Verdict, ...], seconds: float) -> None:
-        """Tell of a mail: once, or where its recipients fared differently, once for each of them."""
-        envelope = message.envelope
-        if len(set(verdicts)) == 1:
-            self._tell(message, envelope, verdicts[0], seconds)
-            return
-        for recipient, verdict in zip(envelope.recipients, verdicts, strict=True):
-            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, seconds)
-
-    def _tell(self, message: IncomingMessage, envelope: Envelope, verdict: Verdict, seconds: float) -> None:
-        received = message.received()
-        report = MailReport(
-            envelope=envelope,
-            subject=received.subject,
-            octets=message.octets,
-            digest=received.digest,
-            verdict=verdict,
-            seconds=seconds,
-        )
-        for observer in self._gateway.observers:
-            try:
-                observer.mail(report)
-            except Exception:  # noqa: BLE001 - the verdict stands, whatever becomes of the telling
-                self._log.exception("observer failed", queue_id=self._queue_id)
-
     def _forget_mail(self) -> None:
-        self._transactions += self._draft is not None
-        self._draft = None
+        if self._mail is not None:
+            self._transactions += 1
+            self._mails += self._mail.told
+            self._mail.close()
+            self._mail = None
         self._pace = None
-        self._drop_message()
-
-    def _drop_message(self) -> None:
-        if self._message is not None:
-            self._message.close()
-            self._message = None
 
     # The stream
 
     async def _receive(self) -> None:
         """Wait for the client, under the deadline of what the core waits for."""
-        await self._outlet.flush()
+        if not self._outlet.is_empty:
+            await self._outlet.flush()
+        now = trio.current_time()
         match self._conn.waiting_for:
-            case smtp.Waiting.DATA:
-                await self._receive_data()
             case smtp.Waiting.COMMAND:
-                if self._message is None:
+                if self._mail is None or not self._mail.has_content:
                     self._pace = None  # that of a chunk which nobody wanted
-                now = trio.current_time()
-                if self._command_due is None:
-                    self._command_due = now + self._limits.idle_seconds  # for all of it, however it trickles in
-                await self._receive_within(max(self._command_due - now, 0), Limit.IDLE_SECONDS)
+                if self._command_due is None:  # for all of it, however it trickles in
+                    self._command_due = now + self._idle_seconds
+                await self._receive_until(now, self._command_due, Limit.IDLE_SECONDS)
+            case smtp.Waiting.DATA:
+                await self._receive_data(now)
             case smtp.Waiting.ANSWER | smtp.Waiting.HANDSHAKE | smtp.Waiting.NOTHING:
                 raise AssertionError("the core asked for data that it does not wait for")
             case waiting:
                 assert_never(waiting)
 
-    async def _receive_data(self) -> None:
+    async def _receive_data(self, now: float) -> None:
         """Data have their floor, whether they are kept or thrown away."""
         if self._pace is None:
             self._pace = DataPace(self._limits.data_seconds, self._limits.data_floor_octets_per_second)
@@ -487,34 +436,37 @@ class Session:
             self._close(catalogue.TOO_SLOW)
             self._gateway.hits.count(Limit.DATA_FLOOR)
         else:
-            await self._receive_within(self._limits.data_seconds, Limit.DATA_SECONDS)
+            await self._receive_until(now, now + self._limits.data_seconds, Limit.DATA_SECONDS)
 
-    async def _receive_within(self, seconds: float, limit: Limit) -> None:
-        began = trio.current_time()
-        with trio.move_on_after(seconds) as scope:
-            if not self._conn.in_transaction:
-                self._idle_scope = scope
-                self.drain(self._drain)
-            try:
-                data = await self._stream.receive_some(_RECEIVE_OCTETS)
-            except trio.BrokenResourceError:
-                data = b""  # a reset is an end as well
-            finally:
-                self._idle_scope = None
-        if scope.cancelled_caught and self._is_to_end:
-            self._close(catalogue.SHUTTING_DOWN)
-        elif scope.cancelled_caught:
-            self._gateway.hits.count(limit)
-            self._close(catalogue.TIMED_OUT)
-        else:
-            if self._pace is not None:
-                self._pace.count(len(data), trio.current_time() - began)
-            self._conn.receive_data(bytes(data))
+    async def _receive_until(self, now: float, due: float, limit: Limit) -> None:
+        if self._drain is not Drain.NO and self._is_to_end:
+            due = min(due, self._latest_end())
+        try:
+            data = await self._wire.receive(due)
+        except trio.TooSlowError:
+            if self._is_to_end:
+                self._close(catalogue.SHUTTING_DOWN)
+            else:
+                self._gateway.hits.count(limit)
+                self._close(catalogue.TIMED_OUT)
+            return
+        except trio.BrokenResourceError:
+            data = b""  # a reset is an end as well
         self._outlet.begin_gathering()
+        self._octets += len(data)
+        self._gateway.counts.received_octets += len(data)
+        if self._pace is not None:
+            self._pace.count(len(data), trio.current_time() - now)
+        self._conn.receive_data(data)
 
     def _close(self, reply: Reply) -> None:
         self._log.info("connection closed by us", queue_id=self._queue_id, reply=reply.text)
         self._outlet.say(self._conn.close(reply))
+
+    async def _leave(self) -> None:
+        """Close as the client expects it; TLS is left once, even if that is cut short."""
+        stream, self._stream = self._stream, self._transport
+        await close_politely(stream)
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""
@@ -525,6 +477,6 @@ class Session:
         with trio.move_on_after(GOODBYE_SECONDS, shield=True):
             try:
                 await self._outlet.flush()
-                await self._outlet.close_politely()
+                await self._leave()
             except ClientGoneError:
                 pass

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog.typing
 import trio
 
-from trio_fcgimail.server.log import LogFile
+from trio_fcgimail.server.logfile import LogFile
 
 
 class Stoppable(Protocol):

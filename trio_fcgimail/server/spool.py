@@ -79,12 +79,16 @@ class Spool:
         Raises:
             SpoolFullError: the disk or our share of it is full; the mail cannot be completed.
         """
-        self._memory += data
-        limit = self._room.memory_octets if self._file is None else _BLOCK_OCTETS
-        if len(self._memory) > limit:
-            await self._flush()
+        if self.append(data):
+            await self.flush()
 
-    async def _flush(self) -> None:
+    def append(self, data: bytes) -> bool:
+        """Append, without waiting; whether ``flush`` has to follow."""
+        self._memory += data
+        return len(self._memory) > (self._room.memory_octets if self._file is None else _BLOCK_OCTETS)
+
+    async def flush(self) -> None:
+        """Put what is in memory on the disk. Raises SpoolFullError, as ``write`` does."""
         block = bytes(self._memory)
         self._room.claim(len(block))
         self._on_disk += len(block)
@@ -98,6 +102,20 @@ class Spool:
 
     def _open(self) -> IO[bytes]:
         return tempfile.TemporaryFile(buffering=0, dir=self._room.directory)
+
+    @property
+    def size(self) -> int:
+        """Octets of it."""
+        return self._on_disk + len(self._memory)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing of it is on the disk."""
+        return self._file is None
+
+    def in_memory(self) -> bytes:
+        """What of it is not on the disk: all of it, until the first ``flush``."""
+        return bytes(self._memory)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """All of it, in pieces of bounded size. Raises SpoolReadError."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, assert_never, final
 
 import structlog.typing
 import trio
 
 from trio_fcgimail.config import UpstreamAddress
+from trio_fcgimail.fastcgi import ConstantParams
 from trio_fcgimail.mail import Answer, Parameter
+from trio_fcgimail.server.alarms import Alarms
 from trio_fcgimail.server.pool.budget import Budget, LocalBudget
 from trio_fcgimail.server.pool.model import (
     NEVER,
@@ -36,6 +38,7 @@ from trio_fcgimail.server.pool.model import (
     Refusal,
     Tell,
     Ticket,
+    Trip,
 )
 from trio_fcgimail.server.pool.planner import Planner
 from trio_fcgimail.server.upstream import (
@@ -52,7 +55,9 @@ from trio_fcgimail.server.upstream import (
     exchange,
     has_input,
 )
+from trio_fcgimail.server.wire import SocketWire
 
+_NO_PARAMS: Final = ConstantParams()
 _UNKNOWN_TRIES: Final = {Kind.VALIDATE: 2, Kind.POLICY: 1, Kind.SAVE: 1}  # tries of which the script may have run
 
 _OUTCOMES: Final[dict[type[UpstreamError], Outcome]] = {
@@ -112,6 +117,7 @@ class Pool:
         budget: Budget | None = None,
     ) -> None:
         self._addresses = tuple(addresses)
+        self._names = tuple(map(str, self._addresses))
         self._rules = rules
         self._clean_end = clean_end
         self._log = log
@@ -122,6 +128,8 @@ class Pool:
         self._tickets = itertools.count(1)
         self._waiters: dict[Ticket, _Waiter] = {}
         self._streams: dict[Link, trio.abc.Stream] = {}
+        self._wires: dict[Link, SocketWire] = {}  # of those that are sockets
+        self._alarms = Alarms()
         self._problems: dict[int, UpstreamUnavailable] = {}  # the latest of each upstream that cannot be connected
         self._actions: deque[Action] = deque()
         self._probes: list[int] = []
@@ -136,6 +144,7 @@ class Pool:
         """Do what is due, until cancelled; then nothing is kept any more."""
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._alarms.run)
                 while True:
                     for upstream in self._probes:
                         nursery.start_soon(self._probe, upstream)
@@ -153,7 +162,14 @@ class Pool:
                 await self._carry_out(self._planner.close_idle())
 
     async def request(
-        self, kind: Kind, parameters: Sequence[Parameter], body: Body | None, *, seconds: float
+        self,
+        kind: Kind,
+        parameters: Sequence[Parameter],
+        body: Body | None,
+        *,
+        seconds: float,
+        constant: ConstantParams = _NO_PARAMS,
+        trip: Trip | None = None,
     ) -> Answer:
         """Make a request, and make it again as far as that can double nothing (docs/design.md, "Upstream").
 
@@ -161,33 +177,53 @@ class Pool:
 
         Args:
             seconds: for each try, from the first octet sent.
+            constant: more parameters, which go before the others.
+            trip: told where it went.
 
         Raises:
             UpstreamError: the last try's; UpstreamUnavailable when none got as far as a connection.
         """
         ticket = Ticket(next(self._tickets))
+        trip = Trip() if trip is None else trip
+        problem: UpstreamError | None = None
+        actions = self._planner.want(trio.current_time(), ticket, kind)
+        hand = self._at_once(actions, ticket)
+        if hand is not None:
+            try:
+                return await self._try(hand, parameters, constant, body, seconds, trip)
+            except UpstreamError as exc:
+                problem = exc
         waiter = self._waiters[ticket] = _Waiter()
         unknown_tries = _UNKNOWN_TRIES[kind]
-        problem: UpstreamError | None = None
         try:
-            await self._carry_out(self._planner.want(trio.current_time(), ticket, kind))
+            if hand is None:
+                await self._carry_out(actions)
             while True:
+                if hand is not None and problem is not None:
+                    unknown_tries -= not isinstance(problem, UpstreamUnexecuted)
+                    await self._finish(hand.link, _OUTCOMES[type(problem)], again=unknown_tries > 0)
+                    if not unknown_tries:
+                        raise problem
                 hand = await self._obtain(ticket, waiter, problem)
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
-                    return await self._try(hand, parameters, body, seconds)
-                except UpstreamUnexecuted as exc:
+                    return await self._try(hand, parameters, constant, body, seconds, trip)
+                except UpstreamError as exc:
                     problem = exc
-                except (UpstreamBroken, UpstreamTimeout) as exc:
-                    problem = exc
-                    unknown_tries -= 1
-                is_over = not unknown_tries
-                await self._finish(hand.link, _OUTCOMES[type(problem)], again=not is_over)
-                if is_over:
-                    raise problem
         finally:
             del self._waiters[ticket]
+
+    def _at_once(self, actions: Sequence[Action], ticket: Ticket) -> Hand | None:
+        """The connection that a new request has got without waiting, if it is good: most often all is as simple."""
+        if len(actions) != 1:
+            return None
+        action = actions[0]
+        return action if isinstance(action, Hand) and action.ticket == ticket and not self._is_stale(action) else None
+
+    def _is_stale(self, hand: Hand) -> bool:
+        """Whether a connection was closed while it was idle."""
+        return hand.is_used and has_input(self._streams[hand.link])
 
     async def _obtain(self, ticket: Ticket, waiter: _Waiter, problem: UpstreamError | None) -> Hand:
         """Wait for a connection.
@@ -201,7 +237,7 @@ class Pool:
                     case Open() as order:
                         await self._open(order, waiter)
                     case Hand() as hand:
-                        if not (hand.is_used and has_input(self._streams[hand.link])):
+                        if not self._is_stale(hand):
                             return hand
                         await self._carry_out(self._planner.unusable(trio.current_time(), hand.link))
                     case Fail(refusal=refusal):
@@ -233,13 +269,25 @@ class Pool:
             await self._carry_out(self._planner.failed_to_open(trio.current_time(), order.link))
         else:
             self._streams[order.link] = stream
+            if isinstance(stream, trio.SocketStream):
+                self._wires[order.link] = SocketWire(stream, self._alarms)
             self._problems.pop(order.upstream, None)
             await self._carry_out(self._planner.opened(trio.current_time(), order.link))
 
-    async def _try(self, hand: Hand, parameters: Sequence[Parameter], body: Body | None, seconds: float) -> Answer:
+    async def _try(
+        self,
+        hand: Hand,
+        parameters: Sequence[Parameter],
+        constant: ConstantParams,
+        body: Body | None,
+        seconds: float,
+        trip: Trip,
+    ) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
-        self._planner.sent(trio.current_time(), link)
+        began = trio.current_time()
+        trip.upstream = self._names[self._planner.upstream_of(link)]
+        self._planner.sent(began, link)
         try:
             reply = await exchange(
                 self._streams[link],
@@ -249,6 +297,8 @@ class Pool:
                 keep_connection=hand.keep_connection,
                 clean_end=self._clean_end,
                 heard=lambda: self._planner.heard(trio.current_time(), link),
+                constant=constant,
+                wire=self._wires.get(link),
             )
         except UpstreamError:
             raise
@@ -256,6 +306,8 @@ class Pool:
             with trio.CancelScope(shield=True):
                 await self._finish(link, Outcome.ABANDONED)
             raise
+        finally:
+            trip.seconds = trio.current_time() - began
         await self._finish(link, Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED)
         return reply.answer
 
@@ -275,9 +327,9 @@ class Pool:
 
     # Carrying out
 
-    async def _carry_out(self, actions: Iterable[Action]) -> None:
+    async def _carry_out(self, actions: Sequence[Action]) -> None:
         """Do it, and what comes of it. Nothing here waits, save for streams that are no sockets to be closed."""
-        todo = deque(actions)
+        todo = deque(actions) if actions else None
         while todo:
             match todo.popleft():
                 case Open(ticket=ticket) | Hand(ticket=ticket) | Fail(ticket=ticket) as order:
@@ -287,6 +339,9 @@ class Pool:
                     assert scope is not None, "the planner abandons only what is opening"
                     scope.cancel()
                 case Close(link=link):
+                    wire = self._wires.pop(link, None)
+                    if wire is not None:
+                        wire.release()
                     await close(self._streams.pop(link))
                     todo.extend(self._planner.closed(trio.current_time(), link))
                 case Probe(upstream=upstream):

@@ -85,10 +85,11 @@ class Header(Processor):
     async def save(self, mail: Mail) -> SaveAnswer:
         """Put them there."""
         settings = self._context.settings
+        hostname = mail.envelope.session.hostname or settings.hostname
         mail.put_in_front(
             delivery_header(
                 mail.envelope,
-                hostname=settings.hostname,
+                hostname=hostname,
                 primary_mail_host=settings.header.primary_mail_host or settings.hostname,
                 now=self._context.now(),
             )
@@ -145,6 +146,8 @@ class Compressor(Processor):
 @final
 class FastCgi(Processor):
     """Hands recipients and mails to the scripts; docs/scripts.md."""
+
+    keeps_time = True
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts

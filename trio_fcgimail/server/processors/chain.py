@@ -86,6 +86,7 @@ class Chain:
         members = {step: self._make(step, registered or {}) for step in (*chain.save, *chain.validate)}
         self._members = tuple(members.values())
         self._savers = tuple(members[step] for step in chain.save)
+        self._keeps_time = len(self._savers) == 1 and self._savers[0].processor.keeps_time
         self._validators = tuple(members[step] for step in self._asked_at_rcpt(members))
         wait_seconds = settings.fastcgi.wait_seconds
         waits = {step: wait_seconds if step is BuiltIn.FASTCGI else 0.0 for step in members}
@@ -167,7 +168,8 @@ class Chain:
     async def _validate(self, member: _Member, envelope: Envelope, recipient: Mailbox) -> RecipientAnswer:
         seconds = self._validate_wait + self._settings.scripts.validate_seconds
         asking = partial(member.processor.validate, envelope, recipient)
-        answer = await self._ask(member, asking, envelope.queue_id, trio.current_time() + seconds)
+        deadline = None if member.processor.keeps_time else trio.current_time() + seconds
+        answer = await self._ask(member, asking, envelope.queue_id, deadline)
         if isinstance(answer, RecipientAnswer):
             return answer
         return self._strange(member, answer, envelope.queue_id)
@@ -187,7 +189,7 @@ class Chain:
         """
         mail = Mail(message)
         outcomes = Outcomes(message.envelope)
-        deadline = trio.current_time() + self.save_deadline_seconds
+        deadline = None if self._keeps_time else trio.current_time() + self.save_deadline_seconds
         for member in self._savers:
             answer = await self._save(member, mail, deadline)
             for reason in outcomes.take(answer, member.name):
@@ -197,7 +199,7 @@ class Chain:
             mail.keep_recipients(outcomes.kept)
         return outcomes.verdicts(discards=self._settings.chain.discard)
 
-    async def _save(self, member: _Member, mail: Mail, deadline: float) -> SaveAnswer:
+    async def _save(self, member: _Member, mail: Mail, deadline: float | None) -> SaveAnswer:
         queue_id = mail.envelope.queue_id
         answer = await self._ask(member, partial(member.processor.save, mail), queue_id, deadline)
         if isinstance(answer, SaveAnswer):
@@ -205,10 +207,16 @@ class Chain:
         return self._strange(member, answer, queue_id)
 
     async def _ask(
-        self, member: _Member, asking: Callable[[], Awaitable[object]], queue_id: str, deadline: float
+        self, member: _Member, asking: Callable[[], Awaitable[object]], queue_id: str, deadline: float | None
     ) -> object:
-        """An answer, whatever it is, or that there was none: a processor may do anything but harm to others."""
+        """An answer, whatever it is, or that there was none: a processor may do anything but harm to others.
+
+        Args:
+            deadline: None for one that keeps to its own.
+        """
         try:
+            if deadline is None:
+                return await asking()
             with trio.CancelScope(deadline=deadline):
                 return await asking()
             return Failed(f"{member.name} has not answered in time")

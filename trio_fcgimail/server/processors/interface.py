@@ -268,6 +268,9 @@ class Processor:
     asked_at_rcpt: ClassVar[bool] = False
     """Whether ``validate`` is asked although only the save list names the processor."""
 
+    keeps_time: ClassVar[bool] = False
+    """Whether each of its waits has a deadline of its own, so that nobody needs to watch it. For those of ours."""
+
     async def set_up(self, context: Context) -> None:
         """Get ready, before the first client is served. An exception ends the start."""
 

@@ -7,171 +7,25 @@ and ``UpstreamTimeout`` it may have.
 
 from __future__ import annotations
 
-import errno
-import os
-import select
-import socket
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from enum import Enum
-from typing import Final, Protocol, assert_never, final
+from functools import partial
+from typing import Final, assert_never, final
 
 import trio
 
 from trio_fcgimail import fastcgi
-from trio_fcgimail.config import TcpAddress, UnixAddress, UpstreamAddress
 from trio_fcgimail.mail import MAX_ANSWER_OCTETS, MAX_STDERR_OCTETS, Answer, Parameter, clean, find_loss
 from trio_fcgimail.server.spool import SpoolReadError
+from trio_fcgimail.server.upstream.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnexecuted
+from trio_fcgimail.server.upstream.model import Body, CleanEnd, Reply
+from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire, send_at_once
 
-_RECEIVE_OCTETS: Final = 65_536
 _GATHER_OCTETS: Final = 65_536  # of a request, before they are written: a small mail is one write
 _TAIL_OCTETS: Final = 9  # the empty STDIN record, and one octet without which nothing is executed
+_NO_PARAMS: Final = fastcgi.ConstantParams()
 _REQUEST_ID: Final = 1  # nginx's and everybody's choice; nothing is multiplexed here
-
-
-class UpstreamError(Exception):
-    """Base: there is no answer of the script.
-
-    Attributes:
-        stderr: What it wrote to STDERR all the same, as in an answer.
-    """
-
-    stderr: bytes = b""
-
-
-class UpstreamUnavailable(UpstreamError):  # noqa: N818 - named for who failed, as its siblings are
-    """Nothing was sent: no connection was to be had. Trying again can double nothing."""
-
-
-class UpstreamUnexecuted(UpstreamError):  # noqa: N818
-    """Something was sent, but the script has not run and will not. Trying again can double nothing."""
-
-
-class UpstreamTimeout(UpstreamError):  # noqa: N818
-    """The time is over; the script may have run, or may run still."""
-
-
-class UpstreamBroken(UpstreamError):  # noqa: N818
-    """The connection or its framing broke; the script may have run."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A request body whose length is known before it is read.
-
-    Args:
-        octets: exactly what ``pieces`` will give in all.
-        pieces: begins a reading, which is closed when the request is over; another try begins another one.
-    """
-
-    octets: int
-    pieces: Callable[[], AsyncGenerator[bytes, None]]
-
-
-@final
-class CleanEnd(Enum):
-    """What it means that the server closed after a whole request, without a single octet of response."""
-
-    UNKNOWN = "the script may have run"
-    UNEXECUTED = "the script has not run"  # php-fpm: 497 of 497, while a worker that was killed resets
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer, and what may become of its connection.
-
-    Args:
-        is_reusable: the whole request was sent, END_REQUEST came with its padding, and nothing behind it.
-    """
-
-    answer: Answer
-    is_reusable: bool
-
-
-class Connect(Protocol):
-    """How a connection comes about: :func:`connect`, or what stands in for it."""
-
-    async def __call__(self, address: UpstreamAddress, *, seconds: float) -> trio.abc.Stream:
-        """Connect within so many seconds. Raises UpstreamUnavailable."""
-        ...
-
-
-async def connect(address: UpstreamAddress, *, seconds: float) -> trio.SocketStream:
-    """Connect to a FastCGI server.
-
-    Raises:
-        UpstreamUnavailable: it could not be done, for whatever reason, within so many seconds.
-    """
-    try:
-        with trio.fail_after(seconds):
-            match address:
-                case UnixAddress(path=path):
-                    return await _connect_unix(path)
-                case TcpAddress(host=host, port=port):
-                    return await trio.open_tcp_stream(host, port)
-    except trio.TooSlowError as exc:
-        raise UpstreamUnavailable(f"{address}: no connection within {seconds:g} s") from exc
-    except OSError as exc:
-        raise UpstreamUnavailable(f"{address}: {_explain(exc)}") from exc
-    except UnicodeError as exc:  # what the resolver makes of a label that is empty or too long
-        raise UpstreamUnavailable(f"{address}: not the name of a host") from exc
-
-
-async def _connect_unix(path: str) -> trio.SocketStream:
-    """Connect without waiting: a unix socket answers at once, and EAGAIN means that its listen queue is full.
-
-    trio.open_unix_socket takes that EAGAIN for a connection under way and hands out a socket that never connects.
-    """
-    await trio.lowlevel.checkpoint()
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-
-
-def _explain(exc: OSError) -> str:
-    """One line for an operator; an OSError of several attempts names them all."""
-    match exc.errno:
-        case errno.EAGAIN:
-            return "its listen queue is full"
-        case errno.ENOENT:
-            return "there is no such socket"
-        case errno.ECONNREFUSED:
-            return "nobody listens there"
-        case errno.EACCES:
-            return "we may not write to that socket (mode or owner)"
-        case _:
-            causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else ()
-            reasons = dict.fromkeys(_explain(cause) for cause in causes if isinstance(cause, OSError))
-            return "; ".join(reasons) or exc.strerror or str(exc)
-
-
-def has_input(stream: trio.abc.Stream) -> bool:
-    """Whether an idle connection has something to read, which is its end or a fault: nobody asked for anything.
-
-    Only sockets can tell.
-    """
-    if not isinstance(stream, trio.SocketStream):
-        return False
-    poll = select.poll()
-    poll.register(stream.socket.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
-
-
-async def close(stream: trio.abc.Stream) -> None:
-    """Close at once, also when cancelled; a socket without a checkpoint."""
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    else:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
 
 
 async def request(
@@ -208,6 +62,8 @@ async def exchange(
     clean_end: CleanEnd = CleanEnd.UNKNOWN,
     heard: Callable[[], None] | None = None,
     max_output_octets: int = MAX_ANSWER_OCTETS,
+    constant: fastcgi.ConstantParams = _NO_PARAMS,
+    wire: Wire | None = None,
 ) -> Reply:
     """Send one request and read its answer. The connection stays open, whatever happened: close it, or use it again.
 
@@ -219,6 +75,8 @@ async def exchange(
         clean_end: what is known of this server.
         heard: called at the first octets of the response.
         max_output_octets: more output than this is no answer.
+        constant: more parameters, which go before the others.
+        wire: over the stream, whose own way to wait is used for a request that is sent at once.
 
     Raises:
         UpstreamUnexecuted: no answer, and the script has not run.
@@ -226,14 +84,22 @@ async def exchange(
         UpstreamBroken: no complete answer, and none to come.
     """
     half = _Exchange(stream, clean_end, heard, max_output_octets)
+    due = trio.current_time() + seconds
     try:
-        with trio.move_on_after(seconds) as scope:
-            async with aclosing(half.requested(parameters, body, keep_connection)) as parts:
-                if not await half.send_at_once(parts):
-                    await half.send_and_read(parts)
-        if scope.cancelled_caught:
-            raise UpstreamTimeout(f"no complete answer within {seconds:g} s{half.remark()}")
+        is_sent = half.send_whole(parameters, constant, body, keep_connection)
+        if is_sent and wire is not None:
+            await half.read(partial(wire.receive, due))
+        else:
+            with trio.fail_at(due):
+                if is_sent:
+                    await half.read(partial(stream.receive_some, RECEIVE_OCTETS))
+                else:
+                    await half.send_and_read(half.requested(parameters, constant, body, keep_connection))
         return half.reply()
+    except trio.TooSlowError:
+        exc = UpstreamTimeout(f"no complete answer within {seconds:g} s{half.remark()}")
+        exc.stderr = half.stderr()
+        raise exc from None
     except UpstreamError as exc:
         exc.stderr = half.stderr()
         raise
@@ -264,7 +130,7 @@ class _Exchange:
         self._max_output_octets = max_output_octets
         self._app_status = 0
         self._conn = fastcgi.ClientConnection()
-        self._head_reader = fastcgi.ResponseHeadReader()
+        self._head_reader: fastcgi.ResponseHeadReader | None = None  # for output that does not come whole
         self._head: fastcgi.ResponseHead | None = None
         self._output = bytearray()
         self._stderr = bytearray()
@@ -273,11 +139,54 @@ class _Exchange:
         self._problem: UpstreamError | None = None
         self._send_error: Exception | None = None
 
+    def send_whole(
+        self,
+        parameters: Sequence[Parameter],
+        constant: fastcgi.ConstantParams,
+        body: Body | None,
+        keep_connection: bool,
+    ) -> bool:
+        """Hand a request to the kernel whole, if it is at hand whole.
+
+        Returns:
+            False when there is something left to be sent; else the answer, or what explains a failure, can be read.
+        """
+        whole = b"" if body is None else body.whole
+        if whole is None or not isinstance(self._stream, trio.SocketStream):
+            return False
+        try:
+            octets = self._conn.request(
+                _REQUEST_ID, params=parameters, constant=constant, body=whole, keep_connection=keep_connection
+            )
+        except fastcgi.LocalProtocolError as exc:
+            self._fail_to_make(exc)
+            return True
+        try:
+            sent = send_at_once(self._stream.socket, octets)
+        except trio.BrokenResourceError as exc:
+            self._fail_to_send(exc)
+            return True
+        if sent < len(octets):
+            self._sending = _Sending.LAST_PART
+            self._part = octets[sent:]
+            return False
+        self._sending = _Sending.DONE
+        return True
+
     async def requested(
-        self, parameters: Sequence[Parameter], body: Body | None, keep_connection: bool
+        self,
+        parameters: Sequence[Parameter],
+        constant: fastcgi.ConstantParams,
+        body: Body | None,
+        keep_connection: bool,
     ) -> AsyncGenerator[bytes, None]:
         """The octets to send, in parts of some size; the last is marked by ``_sending`` before it is given."""
-        gathered = self._conn.begin_request(_REQUEST_ID, params=parameters, keep_connection=keep_connection)
+        if self._part:
+            yield self._part
+            return
+        gathered = self._conn.begin_request(
+            _REQUEST_ID, params=parameters, constant=constant, keep_connection=keep_connection
+        )
         if body is not None:
             async with aclosing(body.pieces()) as pieces:
                 async for piece in pieces:
@@ -289,38 +198,11 @@ class _Exchange:
         self._sending = _Sending.LAST_PART  # before it is written: the answer may overtake this task
         yield gathered
 
-    async def send_at_once(self, parts: AsyncGenerator[bytes, None]) -> bool:
-        """Hand a small request to the kernel whole, and read the answer: no task is needed for what does not wait.
-
-        Returns:
-            False when the kernel did not take all of it, or there is more.
-        """
-        if not isinstance(self._stream, trio.SocketStream):
-            return False
-        try:
-            self._part = await anext(parts)
-            if self._sending is not _Sending.LAST_PART:
-                return False
-            with suppress(BlockingIOError):
-                taken = os.write(self._stream.socket.fileno(), self._part)  # does not block: Trio's sockets never do
-                self._part = self._part[taken:]
-        except OSError as exc:
-            self._fail_to_send(exc)
-        except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
-            self._fail_to_make(exc)
-            return True
-        else:
-            if self._part:
-                return False
-            self._sending = _Sending.DONE
-        await self.read()
-        return True
-
     async def send_and_read(self, parts: AsyncGenerator[bytes, None]) -> None:
         """Send in one task and read in another."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, parts, nursery.cancel_scope)
-            if not await self.read():
+            if not await self.read(partial(self._stream.receive_some, RECEIVE_OCTETS)):
                 nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see reply()
 
     async def _send(self, parts: AsyncGenerator[bytes, None], scope: trio.CancelScope) -> None:
@@ -330,10 +212,9 @@ class _Exchange:
             scope: cancelled when there will be nothing to read, as the request could not be made.
         """
         try:
-            if self._part:
-                await self._send_part(self._part)
-            async for part in parts:
-                await self._send_part(part)
+            async with aclosing(parts):
+                async for part in parts:
+                    await self._send_part(part)
         except trio.BrokenResourceError as exc:
             self._fail_to_send(exc)
         except (SpoolReadError, fastcgi.LocalProtocolError) as exc:
@@ -359,17 +240,20 @@ class _Exchange:
         self._sending = _Sending.FAILED
         self._problem = self._problem or UpstreamBroken(f"the request could not be made: {exc}")
 
-    async def read(self) -> bool:
+    async def read(self, receive: Callable[[], Awaitable[bytes | bytearray]]) -> bool:
         """Read to END_REQUEST, or to what makes an answer impossible; whether it was the former."""
         try:
-            while not self._take_events():
-                data = await self._stream.receive_some(_RECEIVE_OCTETS)
+            while self._problem is None:
+                data = await receive()
                 if not data:
                     await self._let_writer_settle()
                 elif not self._received and self._heard is not None:
                     self._heard()
+                is_first = not self._received
                 self._received += len(data)
                 self._conn.receive_data(data)
+                if (is_first and self._take_answer()) or self._take_events():
+                    break
         except fastcgi.ProtocolError as exc:
             self._problem = UpstreamBroken(f"{exc}{self.remark()}")
         except trio.BrokenResourceError as exc:
@@ -396,6 +280,21 @@ class _Exchange:
         is_unexecuted = not self._received and (is_unsent or means is CleanEnd.UNEXECUTED)
         return (UpstreamUnexecuted if is_unexecuted else UpstreamBroken)(f"{how}{self.remark()}")
 
+    def _take_answer(self) -> bool:
+        """Use what was received first, if it is all; else it is taken piece by piece."""
+        answer = self._conn.next_answer(_REQUEST_ID)
+        if answer is None:
+            return False
+        self._stderr += answer.stderr
+        try:
+            if answer.stdout:
+                self._head, self._output[:] = fastcgi.read_response(answer.stdout)
+        except fastcgi.RemoteProtocolError:
+            self._take_output(answer.stdout)  # which tells half a head from one that is none
+        self._check_size()
+        self._end(answer.protocol_status, answer.app_status)
+        return True
+
     def _take_events(self) -> bool:
         """Use what was received; whether this was the last of it."""
         while True:
@@ -404,21 +303,14 @@ class _Exchange:
                     return False
                 case fastcgi.StdoutChunk(data=data):
                     self._take_output(data)
-                    if len(self._output) > self._max_output_octets:
-                        self._problem = UpstreamBroken(f"more than {self._max_output_octets} octets of output")
+                    if self._problem is not None:
                         return True
                 case fastcgi.StderrChunk(data=data):
                     self._stderr += data
                     if len(self._stderr) > 2 * MAX_STDERR_OCTETS:
                         self._shorten_stderr()
                 case fastcgi.RequestEnded(protocol_status=status, app_status=app_status):
-                    self._app_status = app_status
-                    if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
-                        # With output the script has begun all the same, whatever the server says.
-                        kind = UpstreamBroken if self._head is not None or self._output else UpstreamUnexecuted
-                        self._problem = kind(f"the request was not executed: {status.name}{self.remark()}")
-                    elif self._sending is _Sending.UNDER_WAY:
-                        self._problem = UpstreamBroken(f"answered too early{self.remark()}")
+                    self._end(status, app_status)
                     return True
                 case fastcgi.ConnectionClosed():
                     self._problem = self._ended("closed without END_REQUEST", self._clean_end)
@@ -432,6 +324,18 @@ class _Exchange:
                     pass  # nothing to learn from
                 case event:
                     assert_never(event)
+
+    def _end(self, status: fastcgi.ProtocolStatus, app_status: int) -> None:
+        """END_REQUEST: the last that there is to know."""
+        self._app_status = app_status
+        if self._problem is not None:
+            return
+        if status is not fastcgi.ProtocolStatus.REQUEST_COMPLETE:
+            # With output the script has begun all the same, whatever the server says.
+            kind = UpstreamBroken if self._head is not None or self._output else UpstreamUnexecuted
+            self._problem = kind(f"the request was not executed: {status.name}{self.remark()}")
+        elif self._sending is _Sending.UNDER_WAY:
+            self._problem = UpstreamBroken(f"answered too early{self.remark()}")
 
     def stderr(self) -> bytes:
         """What came on STDERR, at most ``MAX_STDERR_OCTETS`` and what PHP says of a loss."""
@@ -448,6 +352,8 @@ class _Exchange:
                 self._stderr[:0] = loss + b"\n"
 
     def _take_output(self, data: bytes) -> None:
+        if self._head_reader is None:
+            self._head_reader = fastcgi.ResponseHeadReader()
         self._head_reader.receive_data(data)
         while True:
             match self._head_reader.next_event():
@@ -456,11 +362,15 @@ class _Exchange:
                 case fastcgi.BodyChunk(data=piece):
                     self._output += piece
                 case fastcgi.Signal.NEED_DATA:
-                    return
+                    return self._check_size()
                 case fastcgi.ResponseEnded():
                     raise AssertionError("nobody told the reader of an end")
                 case event:
                     assert_never(event)
+
+    def _check_size(self) -> None:
+        if len(self._output) > self._max_output_octets:
+            self._problem = UpstreamBroken(f"more than {self._max_output_octets} octets of output")
 
     def reply(self) -> Reply:
         """The answer, if there is one.
