@@ -102,11 +102,12 @@ class Verdict:
 
 def _versions() -> str:
     """What the ratios depend on."""
-    return f"Python {'.'.join(platform.python_version_tuple()[:2])}, h11 {version('h11')}"
+    python = ".".join(platform.python_version_tuple()[:2])
+    return f"Python {python}, h11 {version('h11')}, {platform.machine()}"
 
 
 def _kept() -> Mapping[str, Mapping[str, float]]:
-    """The ratios, by the versions of Python and h11."""
+    """The ratios, by the versions of Python and h11 and the machine."""
     found: Mapping[str, Mapping[str, float]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     return found
 
