@@ -1,7 +1,7 @@
 """Whether cost grows in line with the work:  python -m benchmarks.growth --plot growth.svg
 
 Each series does the same with more and more of one thing, and fits how the time grows: an exponent of one is linear,
-two is quadratic. Fixed costs weigh at small sizes only, so the fit is over the larger half.
+two is quadratic. Fixed costs weigh at small sizes, so the fit is over the largest ones.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks.ratios import microseconds, without_collector
 
 MOST: Final = 1.2  # exponent of time: what does not fit the caches any more is somewhat dearer
 MOST_COUNTED: Final = 1.35  # exponent of instructions, from three sizes so small that warming up still shows
+_FITTED: Final = 3  # largest sizes
 _BEST_OF: Final = 7
 _ENOUGH_MICROSECONDS: Final = 2_000.0  # of one measurement
 
@@ -36,7 +37,7 @@ class Grown:
 
     Args:
         microseconds: CPU time of one work of each size, the least of several.
-        exponent: of the growth over the larger half of the sizes.
+        exponent: of the growth over the largest sizes.
     """
 
     name: str
@@ -64,9 +65,9 @@ def _least(series: Series, size: int) -> float:
 
 
 def exponent(costs: Mapping[int, float]) -> float:
-    """The slope of the larger half in a log-log plot, by least squares; at least three points of it."""
+    """The slope of the largest sizes in a log-log plot, by least squares."""
     points = [(math.log(size), math.log(cost)) for size, cost in sorted(costs.items())]
-    points = points[min(len(points) // 2, len(points) - 3) :]
+    points = points[-_FITTED:]
     mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
     slope: float = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
     return slope

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, final
 
@@ -29,7 +30,7 @@ from benchmarks.workloads import CONTESTS, Contest
 
 KEPT: Final = Path(__file__).with_name("instructions.json")
 TOLERANCE: Final = 1.05  # times the kept ratio; builds of one version of Python differ by less than a hundredth
-_OTHER_VERSION: Final = 1.25  # times the worst kept ratio, where none was kept for this version of Python
+_OTHER_VERSION: Final = 1.25  # times the worst kept ratio, where none was kept for these versions
 _TOTALS: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 _SECONDS: Final = 300.0
 
@@ -99,26 +100,28 @@ class Verdict:
         return self.ratio <= self.most
 
 
-def _version() -> str:
-    return ".".join(platform.python_version_tuple()[:2])
+def _versions() -> str:
+    """What the ratios depend on."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return f"Python {python}, h11 {version('h11')}, {platform.machine()}"
 
 
 def _kept() -> Mapping[str, Mapping[str, float]]:
-    """The ratios of each version of Python."""
+    """The ratios, by the versions of Python and h11 and the machine."""
     found: Mapping[str, Mapping[str, float]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     return found
 
 
 def _keep(found: Mapping[str, float]) -> None:
     kept = {**_kept()}
-    kept[_version()] = {**kept.get(_version(), {}), **{name: round(ratio, 3) for name, ratio in found.items()}}
+    kept[_versions()] = {**kept.get(_versions(), {}), **{name: round(ratio, 3) for name, ratio in found.items()}}
     KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
 
 
-def limit(name: str, kept: Mapping[str, Mapping[str, float]], version: str) -> float:
+def limit(name: str, kept: Mapping[str, Mapping[str, float]], versions: str) -> float:
     """The greatest ratio that a work may have."""
-    if name in kept.get(version, {}):
-        return kept[version][name] * TOLERANCE
+    if name in kept.get(versions, {}):
+        return kept[versions][name] * TOLERANCE
     return max(ratios[name] for ratios in kept.values()) * _OTHER_VERSION
 
 
@@ -134,7 +137,7 @@ def judge(counts: Mapping[str, float], contests: Sequence[Contest] = CONTESTS) -
         Verdict(
             contest=contest,
             ratio=counts[contest.ours] / counts[contest.yardstick],
-            most=limit(contest.ours, kept, _version()),
+            most=limit(contest.ours, kept, _versions()),
         )
         for contest in contests
     ]
@@ -142,7 +145,7 @@ def judge(counts: Mapping[str, float], contests: Sequence[Contest] = CONTESTS) -
 
 def table(verdicts: Sequence[Verdict]) -> Table:
     """One line for each ratio."""
-    shown = Table(title=f"Instructions, times those of the yardstick, on Python {_version()}")
+    shown = Table(title=f"Instructions, times those of the yardstick, on {_versions()}")
     for name in ("work", "yardstick"):
         shown.add_column(name, no_wrap=True)
     for name in ("x", "at most", ""):
@@ -154,7 +157,7 @@ def table(verdicts: Sequence[Verdict]) -> Table:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="write the ratios down as those of this version of Python")
+@click.option("--keep", is_flag=True, help="write the ratios down as those of these versions")
 @click.argument("names", nargs=-1)
 def main(keep: bool, names: tuple[str, ...]) -> None:
     """Count the instructions of the cores; ends with 1 when there are more than instructions.json allows."""

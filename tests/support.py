@@ -131,8 +131,11 @@ class Line:
         await self.write(self._conn.send_stdout(1, HEAD + output) + self._conn.end_request(1))
 
     async def _event(self) -> fastcgi.ResponderEvent:
-        while isinstance(event := self._conn.next_event(), fastcgi.Signal):
-            self._conn.receive_data(await self.stream.receive_some(65_536))
+        while isinstance(event := self._conn.next_event(), fastcgi.Signal | fastcgi.ValuesRequested):
+            if isinstance(event, fastcgi.ValuesRequested):  # whether we are ready
+                await self.write(event.to_send)
+            else:
+                self._conn.receive_data(await self.stream.receive_some(65_536))
         if isinstance(event, fastcgi.ConnectionClosed):
             raise EOFError
         return event

@@ -80,7 +80,7 @@ def test_embedded(tmp_path: Path) -> None:
         assert server.end() == "stopped\n"
     for user in ("alice", "bob"):
         (path,) = (tmp_path / user / "new").iterdir()
-        assert path.read_bytes().endswith(MAIL.encode())
+        assert path.read_bytes().endswith(MAIL.replace("\r\n", "\n").encode())
 
 
 def test_embedded_tells_why_it_cannot_start(tmp_path: Path) -> None:

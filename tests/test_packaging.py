@@ -3,6 +3,7 @@
 Building and installing needs a package index. Without one these tests are skipped, under CI they fail.
 """
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -76,6 +77,7 @@ def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(built: Bui
     modules = {f"{path.relative_to(ROOT)}" for path in (ROOT / "trio_fcgimail").rglob("*.py")}
     assert modules <= names
     assert "trio_fcgimail/cli/probe.php" in names  # what check --probe-script says to copy
+    assert {f"trio_fcgimail/server/status/page/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert {"trio_fcgimail/py.typed", f"{info}/licenses/LICENSE", f"{info}/entry_points.txt"} <= names
     assert {name.split("/")[0] for name in names} == {"trio_fcgimail", info}
 
@@ -115,3 +117,25 @@ def test_the_installed_wheel_needs_nothing_more_to_serve(installed: Path, tmp_pa
     shown = _run([str(installed / "trio-fcgimail"), "serve", "--help"], tmp_path)
     assert "--save" in shown
     _run([str(installed / "python"), "-c", "import trio_fcgimail.demo, trio_fcgimail.server"], tmp_path)
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_without_the_extra_the_status_page_names_what_to_install(installed: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "fcgimail.toml").write_text(
+        'hostname = "mx.example.com"\nallowed_hosts = ["."]\nlisteners = [{address = "127.0.0.1:0"}]\n'
+        'fastcgi = {upstreams = ["unix:/nonexistent"]}\nscripts = {save = "/s.php"}\n'
+        'status = {address = "127.0.0.1:0"}\n'
+    )
+    done = subprocess.run(
+        [str(installed / "trio-fcgimail"), command],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "needs hypercorn, prometheus_client, starlette, not installed here: pip install hypercorn" in said
+    assert "Traceback" not in said

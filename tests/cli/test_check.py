@@ -151,6 +151,11 @@ def test_our_own_running_server_is_good(php: PhpFpm, folder: Path) -> None:
     ("more", "subject"),
     [
         pytest.param('[log]\nfile = "/nonexistent/mail.log"', "log.file", id="log"),
+        pytest.param(
+            '[[listeners]]\naddress = "127.0.0.1:0"\nlog_file = "/nonexistent/own.log"',
+            "listeners[1].log_file",
+            id="log-of-a-listener",
+        ),
         pytest.param('[spool]\ndirectory = "/nonexistent/spool"', "spool.directory", id="spool"),
     ],
 )

@@ -71,6 +71,19 @@ def test_check_tells_what_is_wrong_with_a_certificate(
     assert "correct certificate and private_key" in line
 
 
+def test_check_looks_for_the_name_of_the_listener_in_its_certificate(
+    php: PhpFpm, folder: Path, authority: Authority
+) -> None:
+    port, pem = free_port(), authority.certificate
+    own = f'tls = "starttls"\ncertificate = "{pem}"\nhostname = "other.example.com"'
+    write_configuration(folder, configuration(listen=f"127.0.0.1:{port}", upstream=php.address, listener=own))
+    with ServerProcess("serve", folder=folder):
+        out = run_command("check", folder=folder).stdout.decode()
+    assert "our server is running there" in out  # which calls itself by that name
+    (row,) = [line for line in out.splitlines() if "listeners[0].certificate" in line]
+    assert "other.example.com" in row
+
+
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 def test_mail_over_tls_and_a_check_of_the_running_server(
     php: PhpFpm, folder: Path, authority: Authority, tls: str

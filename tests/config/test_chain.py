@@ -14,10 +14,8 @@ from trio_fcgimail.config import (
     RemoteAddr,
     Settings,
     TlsVersion,
-    model_document,
     read_document,
 )
-from trio_fcgimail.config.notyet import UNSERVED
 
 NO_SCRIPTS = '[fastcgi]\nupstreams = []\n[scripts]\nsave = ""\n'
 
@@ -28,7 +26,7 @@ def _modelled(text: str) -> Settings:
         values = document[section]
         assert isinstance(values, dict)
         document[section] = {name: value for name, value in values.items() if value not in ("", [])}
-    return model_document(document, file="f", default_hostname="mx.example.com")
+    return read_document(document, file="f", default_hostname="mx.example.com")
 
 
 def _errors(text: str) -> list[str]:
@@ -122,12 +120,6 @@ def test_what_does_not_go_together_is_refused(text: str, keys: list[str]) -> Non
 
 def test_a_chain_that_stores_nowhere_may_be_asked_for() -> None:
     assert _errors(NO_SCRIPTS + '[chain]\nsave = ["Debugger"]\ndiscard = true') == []
-
-
-@pytest.mark.parametrize("key", UNSERVED)
-def test_what_the_server_would_ignore_is_refused_until_it_does_not(key: str) -> None:
-    """A row of UNSERVED says that a key is modelled: it is no row of the others, and its default is taken."""
-    assert "not yet in this version" in UNSERVED[key].expected
 
 
 def test_chain_that_the_server_can_do_is_served() -> None:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from tests.config.support import document_with, error_lines, read
 from trio_fcgimail.config import ConfigErrors, Settings, known_keys, read_document
-from trio_fcgimail.config.notyet import UNSERVED
 
-# Every key that is promised, now or for later, with a value that it will take one day.
+# Every key that is promised, with a value that it takes.
 CONTRACT = {
     "hostname": '"mx.example.com"',
     "allowed_hosts": '["example.com", "*.example.org"]',
@@ -103,12 +102,7 @@ CONTRACT = {
     "log.level": '"info"',
     "log.file": '"stderr"',
     "status.address": '"127.0.0.1:8025"',
-}
-
-# Those whose value in the example this version refuses.
-NOT_YET = {
-    *UNSERVED,
-    "status.address",
+    "status.password_file": '"/run/fcgimail/password"',
 }
 
 _WITH_TLS = 'tls = "starttls"\ncertificate = "/c"\n'
@@ -119,6 +113,7 @@ _BESIDE = {
     "client_ca": f'{_WITH_TLS}client_certificates = "optional"\n',
     "certificate": 'tls = "starttls"\n',
     "private_key": _WITH_TLS,
+    "status.password_file": 'address = "127.0.0.1:8025"\n',
     "certificates.certificate": _WITH_TLS,
     "certificates.private_key": _WITH_TLS,
 }
@@ -134,17 +129,12 @@ def _toml(key: str, value: str, beside: str = "") -> str:
     if section == "listeners":
         address = "" if name == "address" else 'address = "unix:/run/mail.sock"\n'
         return f"[[listeners]]\n{address}{beside}{name} = {value}"
-    return f"[{section}]\n{name} = {value}" if section else f"{name} = {value}"
+    return f"[{section}]\n{beside}{name} = {value}" if section else f"{name} = {value}"
 
 
 @pytest.mark.parametrize(("key", "value"), CONTRACT.items(), ids=CONTRACT)
-def test_key_of_the_contract_is_taken_or_refused_as_not_yet(key: str, value: str) -> None:
-    lines = error_lines(_toml(key, value, _BESIDE.get(key.removeprefix("listeners."), "")))
-    if key in NOT_YET:
-        assert len(lines) == 1
-        assert lines[0].endswith(": not yet in this version)")
-    else:
-        assert lines == []
+def test_key_of_the_contract_is_taken(key: str, value: str) -> None:
+    assert error_lines(_toml(key, value, _BESIDE.get(key.removeprefix("listeners."), ""))) == []
 
 
 def test_there_is_no_key_beyond_the_contract() -> None:

@@ -14,6 +14,7 @@ _HOST = (
     '"example.com", "*.example.com", "[192.0.2.1]", "[IPv6:2001:db8::1]", "glob:mx*.example.com" or "." for any domain'
 )
 _LISTEN = '"127.0.0.1:2525", "[::1]:2525", "*:2525", "unix:/PATH" (at most 107 octets) or "systemd:NAME"'
+_STATUS = '"127.0.0.1:8025", "[::1]:8025" or "*:8025", or "" for none'
 _KEYWORDS = (
     '"all" or a list of "PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "BINARYMIME", '
     '"DSN", "LIMITS", "STARTTLS", "AUTH", "REQUIRETLS", "XCLIENT"; BINARYMIME only beside CHUNKING'
@@ -172,6 +173,28 @@ REFUSED = [
         why="a-quoted-dot-makes-no-path",
     ),
     _case("[status]\nport = 1", "status.port: found an unknown key, expected a known key", why="unknown-in-status"),
+    *(
+        _case(
+            f'[status]\naddress = "{address}"',
+            f'status.address: found "{address}", expected {_STATUS}',
+            why=f"status-at-{address}",
+        )
+        for address in ("unix:/s", "systemd:x", "8025", "127.0.0.1:99999")
+    ),
+    *(
+        _case(
+            f'[status]\naddress = "{address}"',
+            "status.password_file: found nothing, expected a file with the password, "
+            "as other machines can reach status.address",
+            why=f"status-at-{address}-without-a-password",
+        )
+        for address in ("*:8025", "0.0.0.0:8025", "[::]:8025", "192.0.2.1:8025", "mx.example.com:8025")
+    ),
+    _case(
+        '[status]\npassword_file = "/p"',
+        'status.password_file: found "/p", expected it only beside status.address',
+        why="a-password-for-nothing",
+    ),
     _case("status = 1", "status: found 1, expected a table, [status]", why="status-no-table"),
     _case("limits = 1", "limits: found 1, expected a table, [limits]", why="section-no-table"),
     _case("[listeners]", "listeners: found a table, expected 1 to 64 tables", why="listeners-no-array"),
@@ -358,22 +381,6 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "lines"), REFUSED)
 def test_refused_with_exactly_these_lines(text: str, lines: list[str]) -> None:
     assert error_lines(text) == lines
-
-
-def _later(text: str, key: str, found: str, expected: str) -> object:
-    return pytest.param(
-        text, f"f: {key}: found {found}, expected {expected}: not yet in this version)", id=f"{key}={found}"
-    )
-
-
-LATER = [
-    _later('[status]\naddress = "127.0.0.1:1"', "status.address", '"127.0.0.1:1"', '"" (the status page'),
-]
-
-
-@pytest.mark.parametrize(("text", "line"), LATER)
-def test_what_later_versions_bring_is_refused_as_not_yet(text: str, line: str) -> None:
-    assert error_lines(text) == [line]
 
 
 def test_every_missing_required_key_is_named() -> None:

@@ -38,13 +38,12 @@ from trio_fcgimail.config import (
     convert_file,
     known_keys,
     load_configuration,
-    model_document,
+    read_document,
 )
 from trio_fcgimail.config.conversion import converted
 from trio_fcgimail.config.guerrilla import Translation, servers, tls, translate
 from trio_fcgimail.config.guerrilla import backend as backend_config
 from trio_fcgimail.config.guerrilla.translation import KEYS as TOP_KEYS
-from trio_fcgimail.config.notyet import NOT_YET
 
 
 def _translated(content: object, *, may_discard: bool = False) -> Translation:
@@ -52,7 +51,7 @@ def _translated(content: object, *, may_discard: bool = False) -> Translation:
 
 
 def _modelled(content: object) -> Settings:
-    return model_document(_translated(content).document, file="f", default_hostname=MACHINE)
+    return read_document(_translated(content).document, file="f", default_hostname=MACHINE)
 
 
 def _errors(content: object) -> list[str]:
@@ -515,7 +514,7 @@ def _same(content: object) -> None:
     text = converted(translation, "goguerrilla.conf.json")
     document = tomllib.loads(text)
     assert document == translation.document
-    assert model_document(document, file="f", default_hostname="other.example") == _modelled(content)
+    assert read_document(document, file="f", default_hostname="other.example") == _modelled(content)
 
 
 FILES = [
@@ -571,17 +570,26 @@ def test_toml_is_not_converted(tmp_path: Path) -> None:
         convert_file(path, default_hostname=MACHINE)
 
 
-def test_what_the_server_cannot_do_yet_is_refused_under_their_key(tmp_path: Path) -> None:
+def test_servers_that_differ_have_settings_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "goguerrilla.conf.json"
     one, other = (
-        {"is_enabled": True, "listen_interface": f"127.0.0.1:{port}", "log_file": f"/var/log/{port}"}
+        {
+            "is_enabled": True,
+            "listen_interface": f"127.0.0.1:{port}",
+            "host_name": f"mx{port}.example",
+            "timeout": port,
+            "max_clients": port + 1,
+            "log_file": f"/var/log/{port}",
+        }
         for port in (2525, 2526)
     )
     path.write_text(text_of(minimal(servers=[one, other])))
-    with pytest.raises(ConfigErrors) as caught:
-        load_configuration(path, default_hostname=MACHINE)
-    lines = str(caught.value).split("\n")
-    assert any("servers[1].log_file: found" in line and "not yet in this version" in line for line in lines)
+    settings = load_configuration(path, default_hostname=MACHINE).settings
+    assert settings.limits.connections == 2526 + 2527
+    assert [
+        (one.hostname or settings.hostname, one.idle_seconds, one.connections, str(one.log_file))
+        for one in settings.listeners
+    ] == [(f"mx{port}.example", port, port + 1, f"/var/log/{port}") for port in (2525, 2526)]
 
 
 def test_whole_chain_is_served_as_it_stands(tmp_path: Path) -> None:
@@ -610,8 +618,7 @@ def test_documentation_names_keys_of_ours_that_there_are() -> None:
     assert named <= set(known_keys())
 
 
-def test_clean_end_of_php_fpm_means_unexecuted_as_soon_as_that_can_be_said() -> None:
+def test_clean_end_of_php_fpm_means_unexecuted() -> None:
     fastcgi = _translated(minimal()).document["fastcgi"]
     assert isinstance(fastcgi, Mapping)
-    expected = None if "fastcgi.clean_eof_means_unexecuted" in NOT_YET else True
-    assert fastcgi.get("clean_eof_means_unexecuted") is expected
+    assert fastcgi.get("clean_eof_means_unexecuted") is True

@@ -24,6 +24,7 @@ from trio_fcgimail.config import (
     ScriptSettings,
     Settings,
     SpoolSettings,
+    StatusSettings,
     TcpAddress,
     TlsMode,
     Unexpected,
@@ -161,7 +162,13 @@ TAKEN = [
     pytest.param('[log]\nfile = "stdout"', "log.file", LogStream.STDOUT, id="log-stdout"),
     pytest.param('[log]\nfile = "off"', "log.file", LogStream.OFF, id="log-off"),
     pytest.param('[log]\nfile = "fcgimail.log"', "log.file", Path("fcgimail.log"), id="log-file"),
-    pytest.param('status = {address = ""}', "hostname", "mx.example.com", id="status-off"),
+    pytest.param('status = {address = ""}', "status", StatusSettings(), id="status-off"),
+    pytest.param(
+        '[status]\naddress = "localhost:8025"', "status.address", TcpAddress("localhost", 8025), id="status-loopback"
+    ),
+    pytest.param(
+        '[status]\naddress = "*:8025"\npassword_file = "p"', "status.password_file", Path("p"), id="status-password"
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from tests.server_process import SECONDS
-from tests.support import Line, Request, ScriptedResponder
+from tests.support import Act, Line, Request, ScriptedResponder
 
 
 class Hold:
@@ -79,9 +79,8 @@ class Store:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[Store]:
+def acting(path: Path, act: Act) -> Iterator[None]:
     """A responder that listens there while this lasts; anybody may connect."""
-    store = Store(path)
     listening = threading.Event()
     token: list[trio.lowlevel.TrioToken] = []
     scope = trio.CancelScope()
@@ -90,7 +89,7 @@ def storing(path: Path) -> Iterator[Store]:
         token.append(trio.lowlevel.current_trio_token())
         with scope:
             async with trio.open_nursery() as nursery:
-                await ScriptedResponder(nursery, store.act).listen(path)
+                await ScriptedResponder(nursery, act).listen(path)
                 listening.set()
 
     thread = threading.Thread(target=trio.run, args=(serve,))
@@ -98,7 +97,15 @@ def storing(path: Path) -> Iterator[Store]:
     assert listening.wait(SECONDS)
     path.chmod(0o666)
     try:
-        yield store
+        yield
     finally:
         trio.from_thread.run_sync(scope.cancel, trio_token=token[0])
         thread.join(SECONDS)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[Store]:
+    """Such a responder that stores."""
+    store = Store(path)
+    with acting(path, store.act):
+        yield store

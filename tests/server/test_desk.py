@@ -83,6 +83,27 @@ def test_places_are_shared_and_those_of_a_dead_child_are_free() -> None:
     assert children.ask(children.join(), Enter(8)) == Verdict(8)
 
 
+def _capped(connections: int) -> Settings:
+    return settings(f'[[listeners]]\naddress = "unix:/here"\nconnections = {connections}')
+
+
+def test_room_of_a_listener_is_shared() -> None:
+    children = Children(_capped(2))
+    one, two = children.join(), children.join()
+    here = "unix:/here 0"
+    assert children.ask(one, Enter(1, here)) == children.ask(two, Enter(1, here)) == Verdict(1)
+    full = Verdict(2, Limit.LISTENER_CONNECTIONS)
+    assert children.ask(one, Enter(2, here)) == children.ask(two, Enter(2, here)) == full
+    assert children.ask(two, Enter(3)) == Verdict(3)
+    children.desk.leave(one)
+    assert children.ask(two, Enter(4, here)) == Verdict(4)
+    children.desk.change(_capped(1))
+    children.desk.hear(two, Left(here))
+    assert children.ask(two, Enter(2, here)) == full
+    children.desk.hear(two, Left(here))
+    assert children.ask(two, Enter(5, here)) == Verdict(5)
+
+
 def test_rates_are_shared_and_new_limits_hold_for_all() -> None:
     children = Children(_limits("messages_per_minute_per_ip = 2"))
     one, two = children.join(), children.join()
@@ -117,6 +138,8 @@ def test_leases_are_shared() -> None:
     "message",
     [
         pytest.param(Left(), id="more-left-than-entered"),
+        pytest.param(Left("unix:/here 0"), id="left-where-none-entered"),
+        pytest.param(Enter(1, "unix:/nowhere 0"), id="no-such-listener"),
         pytest.param(Released(NET), id="released-more-than-admitted"),
         pytest.param(Admit(1, NET), id="admitted-more-than-entered"),
         pytest.param(Admit(1, b"x"), id="no-network"),

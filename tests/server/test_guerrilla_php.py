@@ -150,7 +150,7 @@ async def test_header_is_in_front_and_all_stores_get_one_mail_under_one_id(
     assert int(post["size"]) == len(body)
     for user in ("b", "c.d+e"):
         (path,) = (tmp_path / user / "new").glob("*")
-        assert path.read_bytes().replace(b"\r\n", b"\n") == body
+        assert path.read_bytes() == body
         assert path.name.endswith(f",D={post['mail_digest'].decode()}")
 
 

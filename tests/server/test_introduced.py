@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.clients import require, run_client
 from tests.server.test_proxied import TEXT, certificate, encrypted
@@ -118,6 +118,8 @@ async def test_the_trace_and_the_log_name_the_client(
             "destination_port": 25,
         }.items()
     )
+    await client.close()
+    await wait_all_tasks_blocked()
     (closed,) = journal.entries("connection closed")
     assert (closed["peer"], closed["via"]) == ("192.0.2.9", "192.0.2.77")
 

@@ -1,5 +1,6 @@
 """Who may do how much: the accounts, and the place of one connection in them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import settings
-from trio_fcgimail.config import LimitSettings
+from trio_fcgimail.config import LimitSettings, ListenerSettings
 from trio_fcgimail.server.ledger import LocalLedger, Place, Rate
 from trio_fcgimail.server.limits import REPLIES, Limit, LimitHits
 from trio_fcgimail.smtp import Outcome, Reply, catalogue
@@ -35,9 +36,10 @@ class Bank:
 
     limits: LimitSettings
     clock: Clock = field(default_factory=Clock)
+    caps: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ledger = LocalLedger(self.limits, self.clock)
+        self.ledger = LocalLedger(self.limits, self.clock, self.caps)
 
     def place(self) -> Place:
         """Of one more connection."""
@@ -143,8 +145,20 @@ async def test_to_stand_for_somebody_else() -> None:
     assert await house.refusals("192.0.2.2") == [None]
 
 
+async def test_a_listener_has_room_of_its_own() -> None:
+    house = Bank(settings("[limits]\nconnections = 3").limits, caps={"here": 1})
+    here, there = house.place(), house.place()
+    assert [await here.enter("here"), await there.enter()] == [None, None]
+    assert await house.place().enter("here") is catalogue.TOO_MANY_CONNECTIONS_HERE
+    here.leave()
+    assert await house.place().enter("here") is None
+    assert await house.place().enter() is None
+    assert await house.place().enter("here") is TOO_MANY  # which is the wider one
+
+
 async def test_no_limits() -> None:
-    house = bank("\n".join(f"{limit.value} = 0" for limit in Limit if limit in REPLIES and "connection" in limit.value))
+    names = [limit.value for limit in Limit if limit in REPLIES and "connection" in limit.value]
+    house = bank("\n".join(f"{name} = 0" for name in names if name != Limit.LISTENER_CONNECTIONS.value))
     assert await house.refusals(*["192.0.2.1"] * 2000) == [None] * 2000
 
 
@@ -176,8 +190,9 @@ async def test_a_reply_tells_of_one_limit() -> None:
 
 
 async def test_every_limit_is_a_setting() -> None:
-    names = {limit.value for limit in Limit} - {Limit.FAILED_LOGINS.value}
+    names = {limit.value for limit in Limit} - {Limit.FAILED_LOGINS.value, Limit.LISTENER_CONNECTIONS.value}
     assert names <= set(LimitSettings.__dataclass_fields__)
+    assert Limit.LISTENER_CONNECTIONS.value.removeprefix("listeners.") in ListenerSettings.__dataclass_fields__
 
 
 async def test_a_snapshot_has_every_limit_and_stays() -> None:

@@ -17,9 +17,9 @@ import pytest
 import structlog
 
 from tests.support import Journal
-from trio_fcgimail.config import LogFormat
+from trio_fcgimail.config import LogFormat, LogLevel, LogSettings
 from trio_fcgimail.mail import MAX_STDERR_OCTETS
-from trio_fcgimail.server import LogFile
+from trio_fcgimail.server import LogFile, make_changing_log
 from trio_fcgimail.server.log import MAX_TRACEBACK_CHARACTERS, MAX_VALUE_CHARACTERS
 from trio_fcgimail.server.logfile import LAST_SECONDS, MAX_WAITING_LINES
 from trio_fcgimail.server.logline import Stamp, plain_line
@@ -93,7 +93,7 @@ def test_the_end_does_not_wait_for_a_reader_that_does_not_read(pipe: Path) -> No
 def test_a_process_ends_with_its_lines_written_if_somebody_reads_them(*, reads: bool) -> None:
     program = """
 from trio_fcgimail.config import LogStream
-from trio_fcgimail.server import LogFile
+from trio_fcgimail.server import LogFile, make_changing_log
 file = LogFile(LogStream.STDERR)
 file.line("first")
 for _ in range(300):
@@ -271,3 +271,25 @@ def test_of_stderr_both_ends_are_kept(octets: int, journal: Journal) -> None:
     assert (told[:7], told[-6:]) == ("first x", "x last")
     assert len(told) == pytest.approx(min(octets, MAX_STDERR_OCTETS), abs=1)
     assert len(str(entry["other"])) == MAX_VALUE_CHARACTERS
+
+
+def test_level_and_format_may_change(tmp_path: Path) -> None:
+    path, settings = tmp_path / "log", [LogSettings(level=LogLevel.ERROR)]
+    file = LogFile(path)
+    log = make_changing_log(lambda: settings[-1], file)
+    log.warning("dropped")
+    log.error("one")
+    log.critical("two")
+    try:
+        raise ValueError("three")
+    except ValueError:
+        log.exception("failed")
+    settings.append(LogSettings(level=LogLevel.INFO, format=LogFormat.JSON))
+    log.debug("dropped")
+    log.info("four")
+    file.close()
+    lines = path.read_text().splitlines()
+    assert [word for word, line in zip(("one", "two", "three", "four"), lines, strict=True) if word in line] == [
+        "one", "two", "three", "four",
+    ]  # fmt: skip
+    assert json.loads(lines[-1])["event"] == "four"

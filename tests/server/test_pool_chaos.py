@@ -143,10 +143,12 @@ class Chaos:
         whole = conn.send_stdout(1, HEAD + output) + conn.end_request(1)
         match fault:
             case Fault.NONE | Fault.RETIRE | Fault.EXTRA:
+                extra = b""
                 if fault is Fault.EXTRA:
-                    whole += stdout(b"more") if self._dice.random() < 0.5 else b"\1"
-                await self._write(stream, whole)
-                self.told.answered.add(name)
+                    extra = stdout(b"more") if self._dice.random() < 0.5 else b"\1"
+                await self._write(stream, whole[:-1])
+                self.told.answered.add(name)  # who has the last octet may close before we are told that it went
+                await self._write(stream, whole[-1:] + extra)
                 return fault is not Fault.RETIRE and self._keeps[stream]
             case Fault.CUT:
                 await self._write(stream, whole[: self._dice.randrange(1, len(whole) - 1)])

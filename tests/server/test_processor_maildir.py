@@ -21,6 +21,7 @@ from trio_fcgimail.server.processors import ChainError
 
 pytestmark = pytest.mark.trio
 
+STORED: Final = MAIL.replace(b"\r\n", b"\n")
 UNKNOWN: Final = b"550 5.1.1 No such user\r\n"
 QUEUED: Final = b"250 2.0.0 OK: queued as "
 LMTP: Final = '[[listeners]]\naddress = "127.0.0.1:0"\nprotocol = "lmtp"\n'
@@ -61,10 +62,20 @@ async def test_each_user_gets_the_mail_with_what_was_put_in_front(
         assert (await client.ask(MAIL + b".")).startswith(QUEUED)
     for user in ("alice", "c.d"):
         (content,) = stored(tmp_path, user)
-        assert content.startswith(b"Received: from client.example ([192.0.2.1])\r\n")
-        assert content.endswith(MAIL)
+        assert content.startswith(b"Received: from client.example ([192.0.2.1])\n")
+        assert content.endswith(STORED)
     assert stored(tmp_path, "bob") == []
     assert (tmp_path / "alice" / "new").stat().st_mode & 0o777 == 0o700
+
+
+async def test_binary_octets_stay_as_they_are(tmp_path: Path, nursery: trio.Nursery, journal: Journal) -> None:
+    binary = b"Subject: x\r\n\r\n\x89PNG\r\n\x1a\n\0"
+    async with guest(House(nursery, journal, toml(tmp_path))) as client:
+        await client.ask(b"MAIL FROM:<a@client.example> BODY=BINARYMIME")
+        await client.ask(b"RCPT TO:<alice@example.com>")
+        await client.send(b"BDAT %d LAST\r\n" % len(binary) + binary)
+        assert (await client.reply()).startswith(QUEUED)
+    assert stored(tmp_path, "alice") == [binary]
 
 
 async def test_unknown_user_is_refused_at_rcpt_whatever_the_validate_list_says(
@@ -84,7 +95,7 @@ async def test_retry_is_stored_once_for_each_user(tmp_path: Path, nursery: trio.
         for _ in range(3):
             await client.begin(b"alice@example.com", b"bob@example.com")
             assert (await client.ask(MAIL + b".")).startswith(QUEUED)
-    assert stored(tmp_path, "alice") == stored(tmp_path, "bob") == [MAIL]
+    assert stored(tmp_path, "alice") == stored(tmp_path, "bob") == [STORED]
 
 
 async def test_failure_behind_the_maildir_is_451_and_the_retry_finds_it_stored(
@@ -98,7 +109,7 @@ async def test_failure_behind_the_maildir_is_451_and_the_retry_finds_it_stored(
         responder.act = None
         await client.begin(b"alice@example.com")
         assert (await client.ask(MAIL + b".")).startswith(QUEUED)
-    assert stored(tmp_path, "alice") == [MAIL]
+    assert stored(tmp_path, "alice") == [STORED]
     assert len(responder.requests) == 1
 
 
@@ -134,7 +145,7 @@ async def test_disk_that_cannot_take_it_is_temporary_and_nothing_is_left(
         assert stored(tmp_path, "alice") == []
         await client.begin(b"alice@example.com")
         assert (await client.ask(MAIL + b".")).startswith(QUEUED)
-    assert stored(tmp_path, "alice") == [MAIL]
+    assert stored(tmp_path, "alice") == [STORED]
 
 
 async def test_in_lmtp_one_users_disk_does_not_concern_the_others(
@@ -145,7 +156,7 @@ async def test_in_lmtp_one_users_disk_does_not_concern_the_others(
         await client.begin(b"alice@example.com", b"bob@example.com", b"c.d@example.com")
         await client.send(MAIL + b".\r\n")
         assert [(await client.reply())[:3] for _ in range(3)] == [b"250", b"451", b"250"]
-    assert stored(tmp_path, "alice") == stored(tmp_path, "c.d") == [MAIL]
+    assert stored(tmp_path, "alice") == stored(tmp_path, "c.d") == [STORED]
 
 
 async def test_disk_that_hangs_is_451_on_time_and_its_thread_cleans_up(

@@ -341,6 +341,28 @@ async def test_logs_go_where_the_settings_say_and_can_be_moved(tmp_path: Path) -
     assert [texts[name].count("queued as") for name in ("a.1", "a", "b")] == [0, 1, 1]
 
 
+async def test_listener_has_a_log_of_its_own(tmp_path: Path) -> None:
+    main, own, moved = tmp_path / "main", tmp_path / "own", tmp_path / "own.1"
+    second = f'[[listeners]]\naddress = "127.0.0.1:0"\nlog_file = "{own}"'
+    settings = config(f'{second}\n[log]\nfile = "{main}"')
+    async with trio.open_nursery() as nursery:
+        service: Service = await nursery.start(partial(serve, settings, processors=STORE))
+        for number in (0, 1):
+            client = await guest(service, number)
+            assert (await client.mail()).startswith(QUEUED)
+            await client.close()
+        own.rename(moved)
+        service.reopen_logs()
+        client = await guest(service, 1)
+        assert (await client.mail()).startswith(QUEUED)
+        await client.close()
+        service.cut()
+    counts = [path.read_text().count("] mail ") for path in (main, moved, own)]
+    assert counts == [1, 1, 1]
+    with pytest.raises(StartError, match="cannot write the log file /nonexistent/own"):
+        await serve(config(second.replace(str(own), "/nonexistent/own")), processors=STORE)
+
+
 async def test_cancelling_cuts_and_lets_go_of_everything(journal: Journal, tmp_path: Path) -> None:
     path = tmp_path / "s"
     unix = settings(f'[chain]\nsave = ["store"]\n[[listeners]]\naddress = "unix:{path}"')

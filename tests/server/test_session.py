@@ -1,5 +1,6 @@
 """What a session answers: envelope, limits, spool, and the words of scripts and clients. Time is Trio's test clock."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -98,7 +99,10 @@ async def test_a_mail_refused_by_the_core_leaves_nothing_behind(
     assert await client.mail(b"bare\nnewline\r\n") == b"550 5.5.2 Message holds a bare CR or LF\r\n"
     assert (await client.mail()).startswith(STORED)
     assert len(responder.requests) == 1
-    assert len(journal.entries("mail refused")) == 1
+    assert [(entry["verdict"], str(entry["reply"])[:9], entry["digest"]) for entry in journal.entries("mail")] == [
+        ("refused", "550 5.5.2", ""),
+        ("accepted", "250 2.0.0", hashlib.sha256(b"a@client.example\0b@example.com\0\0" + MAIL).hexdigest()),
+    ]
 
 
 # Recipients

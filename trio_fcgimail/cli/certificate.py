@@ -29,7 +29,7 @@ def check_tls(prefix: str, listener: ListenerSettings, settings: Settings, now: 
     if listener.certificate is None:
         return []
     files = (listener.certificate, listener.private_key)
-    findings = [check_certificate(f"{prefix}.certificate", *files, settings.hostname, now)]
+    findings = [check_certificate(f"{prefix}.certificate", *files, listener.hostname or settings.hostname, now)]
     for place, pair in enumerate(listener.certificates):
         key = f"{prefix}.certificates[{place}]"
         findings.append(check_certificate(key, pair.certificate, pair.private_key, None, now))

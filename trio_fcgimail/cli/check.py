@@ -24,6 +24,7 @@ from trio_fcgimail.cli.finding import Finding, State
 from trio_fcgimail.cli.phplimits import judge_php
 from trio_fcgimail.cli.phpreport import PROBE_SCRIPT, NoReportError, read_report
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, writing_output
+from trio_fcgimail.cli.statuscheck import check_status
 from trio_fcgimail.config import (
     BoundAddress,
     Concern,
@@ -65,7 +66,10 @@ async def check_settings(configuration: Configuration, path: Path, *, probe: boo
     for number, listener in enumerate(settings.listeners):
         findings.append(await _check_listener(f"listeners[{number}].address", listener, settings))
         findings += check_tls(f"listeners[{number}]", listener, settings, datetime.now(UTC))
-    findings += [_check_descriptors(settings), _check_log(settings), _check_spool(settings)]
+        if listener.log_file is not None:
+            findings.append(_check_log(f"listeners[{number}].log_file", listener.log_file))
+    findings += [_check_descriptors(settings), _check_log("log.file", settings.log.file), _check_spool(settings)]
+    findings += await check_status(settings)
     findings += check_chains(settings)
     for number, address in enumerate(settings.fastcgi.upstreams):
         key = f"fastcgi.upstreams[{number}]" if len(settings.fastcgi.upstreams) > 1 else "fastcgi.upstreams"
@@ -155,14 +159,13 @@ def _check_descriptors(settings: Settings) -> Finding:
     return Finding("limits.connections", State.UNKNOWN, shortage)
 
 
-def _check_log(settings: Settings) -> Finding:
-    path = settings.log.file
+def _check_log(key: str, path: Path | LogStream) -> Finding:
     if isinstance(path, LogStream):
-        return Finding("log.file", State.GOOD, path.value)
+        return Finding(key, State.GOOD, path.value)
     writable = os.access(path, os.W_OK) if path.exists() else os.access(path.parent, os.W_OK | os.X_OK)
     if writable and not path.is_dir():
-        return Finding("log.file", State.GOOD, f"{path} can be written")
-    return Finding("log.file", State.BAD, f"{path} cannot be written: make its folder, or give it to our user")
+        return Finding(key, State.GOOD, f"{path} can be written")
+    return Finding(key, State.BAD, f"{path} cannot be written: make its folder, or give it to our user")
 
 
 def _check_spool(settings: Settings) -> Finding:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import socket
+import ssl
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -379,7 +381,10 @@ async def _call_with_mail(
 
 
 @cli.command()
-def version() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="And those of what we run on.")
+def version(verbose: bool) -> None:
     """Print the version."""
     with writing_output():
         click.echo(f"trio_fcgimail {__version__}")
+        if verbose:
+            click.echo(f"Python {platform.python_version()}, Trio {trio.__version__}, {ssl.OPENSSL_VERSION}")

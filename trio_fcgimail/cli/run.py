@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,8 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.cli.descriptors import find_shortage, raise_limit
-from trio_fcgimail.cli.pidfile import pid_file
 from trio_fcgimail.cli.problems import RAN_AND_FAILED, Failure
+from trio_fcgimail.cli.traces import Traces
 from trio_fcgimail.config import Configuration, ConfigWarning, LogLevel, Settings, UnixAddress
 from trio_fcgimail.server import (
     Ending,
@@ -24,7 +24,6 @@ from trio_fcgimail.server import (
     RightsError,
     StartError,
     Supervisor,
-    make_log,
     stop_at_signals,
     take_sockets,
 )
@@ -103,15 +102,15 @@ def run_server(read: Callable[[], Configuration], php: OwnPhp | None = None) -> 
         file = LogFile(settings.log.file)
     except OSError as exc:
         raise Failure(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
-    with closing(file), nullcontext() if settings.pid_file is None else pid_file(settings.pid_file):
-        return _run(configuration, read, file, php)
+    with closing(file), closing(Traces(settings, file)) as traces:
+        return _run(configuration, read, traces, php)
 
 
-def _run(configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None) -> int:
+def _run(configuration: Configuration, read: Callable[[], Configuration], traces: Traces, php: OwnPhp | None) -> int:
     problems: list[str] = []
     ending: Ending | None = None
     try:
-        ending = trio.run(_serve, configuration, read, file, php)
+        ending = trio.run(_serve, configuration, read, traces, php)
     except* (StartError, RightsError, PhpError) as group:
         problems = [str(exc) for exc in leaves(group)]
     if problems:
@@ -122,7 +121,7 @@ def _run(configuration: Configuration, read: Callable[[], Configuration], file: 
 
 
 async def _serve(
-    configuration: Configuration, read: Callable[[], Configuration], file: LogFile, php: OwnPhp | None
+    configuration: Configuration, read: Callable[[], Configuration], traces: Traces, php: OwnPhp | None
 ) -> Ending | None:
     """The root of the nursery tree: signals around PHP around the server, each outliving what is within.
 
@@ -132,7 +131,7 @@ async def _serve(
     settings = configuration.settings
     handed = take_sockets(os.environ)  # before anything is started that would inherit them
     notifier = Notifier.from_environment(os.environ)
-    log = make_log(settings.log, file)
+    log = traces.log
     for warning in configuration.warnings:
         _tell(log, warning)
     if os.geteuid() == 0 and settings.user is None:
@@ -143,7 +142,9 @@ async def _serve(
     async with trio.open_nursery() as outer:
         async with trio.open_nursery() as inner:
             run = _Running(inner.cancel_scope)
-            await outer.start(partial(stop_at_signals, run, log, file, hangup=run.reload, reopened=run.reopen_logs))
+            await outer.start(
+                partial(stop_at_signals, run, log, traces.file, hangup=run.reload, reopened=run.reopen_logs)
+            )
             path = None if php is None else await inner.start(_run_php, php, settings, log)
             complete = partial(_with_own_php, php, path)
 
@@ -153,7 +154,9 @@ async def _serve(
                     _tell(log, warning)
                 return complete(again.settings)
 
-            server = Supervisor(complete(settings), log=log, reread=reread, handed=handed, notifier=notifier)
+            server = Supervisor(
+                complete(settings), log=log, reread=reread, handed=handed, notifier=notifier, adopted=traces.follow
+            )
             run.begin(server)
             ending = await server.run()
             inner.cancel_scope.cancel()

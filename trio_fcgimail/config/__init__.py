@@ -29,7 +29,7 @@ from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
 from trio_fcgimail.config.networks import PeerList
-from trio_fcgimail.config.reader import known_keys, model_document, read_document
+from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
     BareNewline,
@@ -48,6 +48,7 @@ from trio_fcgimail.config.settings import (
     ScriptSettings,
     Settings,
     SpoolSettings,
+    StatusSettings,
     TlsMode,
     Unexpected,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "StatusSettings",
     "Step",
     "SystemdAddress",
     "TcpAddress",
@@ -113,7 +115,6 @@ __all__ = [
     "load_configuration",
     "load_settings",
     "make_settings",
-    "model_document",
     "parse_listen_address",
     "parse_upstream_address",
     "read_document",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
+from trio_fcgimail.config.addresses import TcpAddress
 from trio_fcgimail.config.chain import NamedProcessor, Processor
 from trio_fcgimail.config.errors import shown
 from trio_fcgimail.config.listening import ClientCertificates, TlsVersion
@@ -59,6 +60,17 @@ class Checks:
         if Processor.MAILDIR in used:
             self._required("maildir.path", 'a path such as "/home/[user]/Maildir", for MailDir in the chain')
             self._required("maildir.user_map", "at least one user, for MailDir in the chain")
+
+    def status(self) -> None:
+        """Whoever can come from elsewhere needs a password."""
+        address = self._value("status.address")
+        has_password = self._value("status.password_file") is not None
+        if isinstance(address, TcpAddress) and not address.is_loopback and not has_password:
+            expected = "a file with the password, as other machines can reach status.address"
+            self.refuse("status.password_file", "nothing", expected)
+        if has_password and "status.address" in self.read and address is None:
+            raw = shown(self.read["status.password_file"].raw)
+            self.refuse("status.password_file", raw, "it only beside status.address")
 
     def listener(self, prefix: str) -> None:
         """Names of TLS are for those who have it, and go together."""

@@ -59,6 +59,7 @@ __all__ = [
     "ScriptSettings",
     "Settings",
     "SpoolSettings",
+    "StatusSettings",
     "TlsMode",
     "Unexpected",
 ]
@@ -157,6 +158,13 @@ def _upstreams(items: list[str]) -> tuple[UpstreamAddress, ...]:
     return tuple(dict.fromkeys(map(parse_upstream_address, items)))
 
 
+def _status_address(address: str) -> TcpAddress:
+    parsed = parse_listen_address(address)
+    if not isinstance(parsed, TcpAddress):
+        raise ValueError("no address of HTTP")
+    return parsed
+
+
 def _software(name: str) -> str:
     if not (name.isascii() and name.isprintable() and len(name) <= _MAX_SOFTWARE_CHARS):
         raise ValueError("not a name of software")
@@ -205,6 +213,8 @@ _OWN_OCTETS = optional(whole(1, _MAX_OCTETS, "of octets"), 0, "0 for limits.mess
 _OWN_SECONDS = optional(seconds(), 0, "0 for limits.idle_seconds")
 _OWN_COUNT = optional(whole(1, _MAX_COUNT), 0, "0 for no more than limits.connections")
 _OWN_LOG = optional(LOG_FILE, "", '"" for log.file')
+_STATUS = optional(text(_status_address, '"127.0.0.1:8025", "[::1]:8025" or "*:8025"'), "", '"" for none')
+_PASSWORD_FILE = optional(text(file_path, "the path of a file"), "", '"" for none')
 _TLS_MAXIMUM = optional(one_of(TlsVersion), "", '"" for the newest')
 _CLIENT_CA = optional(_PEM_FILE, "", '"" for the authorities of the system')
 
@@ -350,6 +360,15 @@ class LogSettings:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatusSettings:
+    """`[status]`; without an address nothing is served. Any address but loopback has a `password_file`."""
+
+    address: Annotated[TcpAddress | None, _STATUS] = None
+    password_file: Annotated[Path | None, _PASSWORD_FILE] = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The whole configuration; durations are in seconds, sizes in octets."""
 
@@ -373,3 +392,4 @@ class Settings:
     debugger: Annotated[DebuggerSettings, Table(DebuggerSettings)] = _DEBUGGER
     maildir: Annotated[MaildirSettings, Table(MaildirSettings)] = _MAILDIR
     log: Annotated[LogSettings, Table(LogSettings)] = LogSettings()
+    status: Annotated[StatusSettings, Table(StatusSettings)] = StatusSettings()

@@ -198,7 +198,7 @@ def _body_start(output: bytes, max_octets: int) -> int | None:
         if output.startswith(empty):
             return len(empty) if len(empty) <= max_octets else None
     crlf = output.find(b"\n\r\n", 0, max_octets)
-    lf = output.find(b"\n\n", 0, max_octets if crlf < 0 else crlf)
+    lf = output.find(b"\n\n", 0, max_octets if crlf < 0 else crlf + 1)  # the LF that both begin with may be one
     if lf >= 0:
         return lf + 2
     return crlf + 3 if crlf >= 0 else None

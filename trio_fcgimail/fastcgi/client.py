@@ -330,7 +330,8 @@ class ClientConnection(Connection):
             RemoteProtocolError: end of file within a record, a version other than 1, END_REQUEST without its 8
                 octets or with a status that does not exist, stream data after the end of its stream.
         """
-        self._life.check()
+        if self._life.state is not _OPEN:
+            self._life.check()
         try:
             frame = self._reader.next_frame()
             if frame is NEED_DATA:

@@ -67,7 +67,8 @@ class Connection:
         Raises:
             LocalProtocolError: more unread octets than `max_buffer_octets`, data after end of file, or dead.
         """
-        self._life.check()
+        if self._life.state is not _OPEN:
+            self._life.check()
         try:
             self._reader.receive_data(data)
         except ProtocolError:

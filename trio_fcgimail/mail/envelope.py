@@ -100,6 +100,7 @@ class Session:
         helo: what it called itself; empty as long as there was no greeting.
         tls: None in the clear.
         auth_user: whom the script let in; None as long as nobody.
+        hostname: what we call ourselves to it; empty for the name that we have everywhere.
     """
 
     peer: Peer
@@ -108,6 +109,7 @@ class Session:
     dialect: Dialect = SMTP
     tls: TlsFacts | None = None
     auth_user: str | None = None
+    hostname: str = ""
 
     @property
     def protocol(self) -> str:

@@ -19,7 +19,7 @@ from trio_fcgimail.server.events import (
 from trio_fcgimail.server.gateway import MailReport, Observer
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import ListenError, StartError
-from trio_fcgimail.server.log import LogObserver, make_log
+from trio_fcgimail.server.log import LogObserver, make_changing_log, make_log
 from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.service import Service, serve
 from trio_fcgimail.server.signals import stop_at_signals
@@ -50,6 +50,7 @@ __all__ = [
     "Started",
     "Stopping",
     "Supervisor",
+    "make_changing_log",
     "make_log",
     "serve",
     "stop_at_signals",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from enum import Enum
@@ -32,19 +32,22 @@ import trio
 from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
 from trio_fcgimail.server.doorman import Doorman
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
 from trio_fcgimail.server.gateway import Gateway, Observer
 from trio_fcgimail.server.handshakes import Handshakes, most_handshakes
 from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.listenerlogs import logging_to
 from trio_fcgimail.server.listeners import (
     accept_problems_to,
     bound_address,
     close_listener,
+    connection_caps,
     open_listeners,
     remove_socket_file,
 )
+from trio_fcgimail.server.metrics import Counts, Sample, samples
 from trio_fcgimail.server.pool import Budget
 from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
@@ -69,6 +72,10 @@ def _new_queue_id() -> str:
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
         remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+
+
+def _own_ledger(settings: Settings) -> LocalLedger:
+    return LocalLedger(settings.limits, caps=connection_caps(settings.listeners))
 
 
 def _now() -> datetime:
@@ -108,7 +115,8 @@ class Server:
         self._settings = settings
         self._events = events or Events()
         self._log = log
-        scripts = Scripts(settings, log, budget=budget)
+        counts = Counts()
+        scripts = Scripts(settings, log, budget=budget, counts=counts)
         self._gateway = Gateway(
             settings=settings,
             scripts=scripts,
@@ -118,11 +126,12 @@ class Server:
                 memory_octets=settings.spool.memory_octets,
                 total_octets=settings.spool.total_octets,
             ),
-            ledger=LocalLedger(settings.limits) if ledger is None else ledger,
+            ledger=_own_ledger(settings) if ledger is None else ledger,
             log=log,
             now=_now,
             queue_id=_new_queue_id,
             observers=tuple(observers),
+            counts=counts,
             handshakes=Handshakes(most_handshakes(settings)),
         )
         self._sessions: set[Session] = set()
@@ -141,6 +150,11 @@ class Server:
     def limits_hit(self) -> Mapping[Limit, int]:
         """How often each limit was hit so far."""
         return self._gateway.hits.snapshot()
+
+    def samples(self) -> Iterator[Sample]:
+        """Everything that was counted so far, and the state of things."""
+        gateway = self._gateway
+        return samples(gateway.counts, gateway.hits.snapshot(), gateway.scripts.upstreams, gateway.scripts.pool())
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
@@ -193,7 +207,7 @@ class Server:
 
     def open_entrances(self) -> list[Entrance]:
         """What the listeners need from the disk, in their order. Raises ListenError."""
-        return [open_entrance(self._settings, listener) for listener in self._settings.listeners]
+        return open_entrances(self._settings)
 
     def ready(self) -> AbstractAsyncContextManager[None]:
         """Set the processors up, and tear them down behind it; :meth:`serve` within. Raises ChainError."""
@@ -236,6 +250,13 @@ class Server:
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
+        with logging_to(entrance.settings.log_file):
+            await self._let_in_and_serve(entrance, stream)
+
+    async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
+        counts = self._gateway.counts
+        counts.connections += 1
+        counts.open_connections += 1
         place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)
@@ -250,6 +271,7 @@ class Server:
                 self._events.publish(ConnectionClosed(session.peer, entrance.settings.address))
                 self._sessions.discard(session)
         finally:
+            counts.open_connections -= 1
             place.leave()
 
     def _why_closed(self) -> Reply | None:

@@ -75,7 +75,7 @@ class Doorman:
 
     async def _judge(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, place: Place) -> Session | None:
         visitor: Visitor | None = None
-        refusal = self._closed(entrance) or await place.enter()
+        refusal = self._closed(entrance) or await place.enter(entrance.cap_name)
         if refusal is None:
             visitor = await self._introduce(stream, peer, entrance)
             is_trusted = visitor.is_on(entrance.settings.xclient_from)  # and speaks for others, by whom we count
@@ -118,6 +118,7 @@ class Doorman:
             shown = peer if visitor is None else visitor.peer
             self._log.info("connection refused", peer=shown.ip or "unix", reply=reply.text)
             if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
+                self._gateway.counts.said(reply.render())
                 with suppress(OSError):
                     os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
             await trio.aclose_forcefully(stream)
@@ -145,7 +146,7 @@ class Doorman:
                 self._gateway.hits.count(Limit.PROXY_HEADER_SECONDS)
         try:
             if entrance.settings.tls is not TlsMode.IMPLICIT:
-                outlet = Outlet(StreamWire(stream), GOODBYE_SECONDS)
+                outlet = Outlet(StreamWire(stream), GOODBYE_SECONDS, self._gateway.counts)
                 outlet.say(reply.render())
                 await outlet.flush()
                 await close_politely(stream)

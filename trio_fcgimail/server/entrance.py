@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, final
 
 from trio_fcgimail import smtp
 from trio_fcgimail.config import ListenerSettings, Protocol, Settings, TlsMode
-from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.listeners import ListenError, cap_name, keyed
 from trio_fcgimail.server.tls import CertificateError, server_context
 from trio_fcgimail.server.tlschoices import choose
 from trio_fcgimail.server.tlsnames import ByName, names_of
@@ -30,11 +30,21 @@ class Entrance:
 
     Args:
         context: None for a listener without TLS.
+        cap_name: what its connections are counted by; "" when it has no limit of its own.
     """
 
     settings: ListenerSettings
     options: smtp.ServerOptions
     context: ssl.SSLContext | None = None
+    cap_name: str = ""
+
+
+def open_entrances(settings: Settings) -> list[Entrance]:
+    """All listeners, in their order. Raises ListenError."""
+    return [
+        replace(open_entrance(settings, listener), cap_name=cap_name(key, listener))
+        for key, listener in keyed(settings.listeners)
+    ]
 
 
 def open_entrance(settings: Settings, listener: ListenerSettings) -> Entrance:
@@ -75,7 +85,7 @@ def server_options(settings: Settings, listener: ListenerSettings) -> smtp.Serve
     limits = settings.limits
     keywords = listener.extensions
     return smtp.ServerOptions(
-        hostname=settings.hostname,
+        hostname=listener.hostname or settings.hostname,
         dialect=_DIALECTS[listener.protocol],
         extensions=frozenset(smtp.Extension) if keywords == "all" else frozenset(keywords),
         tls=_TLS[listener.tls],

@@ -15,6 +15,8 @@ from trio_fcgimail.server.alarms import Alarms
 from trio_fcgimail.server.handshakes import Handshakes
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
+from trio_fcgimail.server.metrics import Counts
+from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.processors import Chain
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.spool import SpoolRoom
@@ -27,7 +29,11 @@ class MailReport:
 
     Args:
         octets: of the content as received.
+        digest: empty when the content was not looked at, as the protocol refused it.
         seconds: from the end of the data to the verdict.
+        client: its address as the log has it: ``unix`` over a unix socket, ``unknown`` to the proxy that speaks for it.
+        via: the address of that proxy, likewise; empty without one.
+        trip: where its save request went; None when there was none.
     """
 
     envelope: Envelope
@@ -36,6 +42,9 @@ class MailReport:
     digest: str
     verdict: Verdict
     seconds: float
+    client: str = ""
+    via: str = ""
+    trip: Trip | None = None
 
 
 class Observer(Protocol):
@@ -53,6 +62,7 @@ class Gateway:
     Args:
         ledger: the accounts behind the limits that hold over all connections.
         hits: how often any limit was hit.
+        counts: what else is counted.
         alarms: the deadlines of the sessions; to be run as long as any session is.
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
@@ -69,5 +79,6 @@ class Gateway:
     queue_id: Callable[[], str]
     observers: tuple[Observer, ...] = field(default=())
     hits: LimitHits = field(default_factory=LimitHits)
+    counts: Counts = field(default_factory=Counts)
     alarms: Alarms = field(default_factory=Alarms)
     handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol, final
 
 import trio
@@ -26,11 +27,15 @@ class Rate(Enum):
 class Ledger(Protocol):
     """The accounts, wherever they are kept. What may be refused is awaited; what is given back never waits."""
 
-    async def enter(self) -> Limit | None:
-        """One more connection in all; the limit that is in its way, else it is to ``leave``."""
+    async def enter(self, listener: str = "") -> Limit | None:
+        """One more connection in all; the limit that is in its way, else it is to ``leave``.
 
-    def leave(self) -> None:
-        """One connection fewer in all."""
+        Args:
+            listener: that it came by (`listener_names`), when that has a limit of its own; else "".
+        """
+
+    def leave(self, listener: str = "") -> None:
+        """One connection fewer in all, and of the listener that it came by."""
 
     async def admit(self, network: Network) -> Limit | None:
         """One more connection of a network; the limit that is in its way, else it is to ``release``."""
@@ -48,18 +53,26 @@ class Accounts:
 
     Args:
         clock: seconds; must not go back.
+        caps: how many connections each listener may have that has a limit of its own.
     """
 
-    def __init__(self, limits: LimitSettings, clock: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self,
+        limits: LimitSettings,
+        clock: Callable[[], float] = trio.current_time,
+        caps: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._clock = clock
         self._connections = 0
+        self._connections_by: Counter[str] = Counter()
         self._connections_of: Counter[Network] = Counter()
         self._meters: dict[Rate, tuple[int, Meter]] = {}  # each with its rate
-        self.change(limits)
+        self.change(limits, caps)
 
-    def change(self, limits: LimitSettings) -> None:
+    def change(self, limits: LimitSettings, caps: Mapping[str, int]) -> None:
         """Have other limits from here on. What is over them stays; a rate that has not changed forgets nothing."""
         self._limits = limits
+        self._caps = caps
         before = self._meters
         self._meters = {}
         per_minute: Mapping[Rate, int | None] = {
@@ -72,16 +85,23 @@ class Accounts:
                 known = before.get(rate)
                 self._meters[rate] = known if known is not None and known[0] == most else (most, Meter(most))
 
-    def enter(self) -> Limit | None:
+    def enter(self, listener: str = "") -> Limit | None:
         """As in `Ledger`."""
         if self._limits.connections is not None and self._connections >= self._limits.connections:
             return Limit.CONNECTIONS
+        cap = self._caps.get(listener)
+        if cap is not None and self._connections_by[listener] >= cap:
+            return Limit.LISTENER_CONNECTIONS
         self._connections += 1
+        self._connections_by[listener] += 1
         return None
 
-    def leave(self) -> None:
+    def leave(self, listener: str = "") -> None:
         """As in `Ledger`."""
         self._connections -= 1
+        self._connections_by[listener] -= 1
+        if not self._connections_by[listener]:
+            del self._connections_by[listener]
 
     def admit(self, network: Network) -> Limit | None:
         """As in `Ledger`."""
@@ -109,22 +129,23 @@ class Accounts:
 
 @final
 class LocalLedger:
-    """The accounts of one process.
+    """The accounts of one process; its arguments are those of `Accounts`."""
 
-    Args:
-        clock: seconds; must not go back.
-    """
+    def __init__(
+        self,
+        limits: LimitSettings,
+        clock: Callable[[], float] = trio.current_time,
+        caps: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._accounts = Accounts(limits, clock, caps)
 
-    def __init__(self, limits: LimitSettings, clock: Callable[[], float] = trio.current_time) -> None:
-        self._accounts = Accounts(limits, clock)
-
-    async def enter(self) -> Limit | None:
+    async def enter(self, listener: str = "") -> Limit | None:
         """As in `Ledger`."""
-        return self._accounts.enter()
+        return self._accounts.enter(listener)
 
-    def leave(self) -> None:
+    def leave(self, listener: str = "") -> None:
         """As in `Ledger`."""
-        self._accounts.leave()
+        self._accounts.leave(listener)
 
     async def admit(self, network: Network) -> Limit | None:
         """As in `Ledger`."""
@@ -152,16 +173,20 @@ class Place:
     def __init__(self, ledger: Ledger, limits: LimitSettings) -> None:
         self._ledger = ledger
         self._exempt_from = limits.exempt_from
-        self._entered = 0
+        self._entered: list[str] = []  # by which listeners
         self._network: Network | None = None  # for which it was admitted
         self._metered: Network | None = None  # likewise, unless it is exempt
 
-    async def enter(self) -> Reply | None:
-        """Be one connection more."""
-        limit = await self._ledger.enter()
+    async def enter(self, listener: str = "") -> Reply | None:
+        """Be one connection more.
+
+        Args:
+            listener: by which, when that has a limit of its own.
+        """
+        limit = await self._ledger.enter(listener)
         if limit is not None:
             return REPLIES[limit]
-        self._entered += 1
+        self._entered.append(listener)
         return None
 
     async def stand_for(self, ip: str) -> Reply | None:
@@ -191,9 +216,8 @@ class Place:
     def leave(self) -> None:
         """Give everything back."""
         self._release()
-        for _ in range(self._entered):
-            self._ledger.leave()
-        self._entered = 0
+        while self._entered:
+            self._ledger.leave(self._entered.pop())
 
     def _release(self) -> None:
         if self._network is not None:

@@ -12,9 +12,10 @@ from trio_fcgimail.smtp import Reply, catalogue
 
 
 class Limit(Enum):
-    """What a client can be over, by its key in ``[limits]``; of failed logins there is none."""
+    """What a client can be over, by its key in ``[limits]`` or of a listener; of failed logins there is none."""
 
     CONNECTIONS = "connections"
+    LISTENER_CONNECTIONS = "listeners.connections"
     CONNECTIONS_PER_IP = "connections_per_ip"
     CONNECTIONS_PER_MINUTE_PER_IP = "connections_per_minute_per_ip"
     MESSAGES_PER_CONNECTION = "messages_per_connection"
@@ -38,6 +39,7 @@ class Limit(Enum):
 #: reply stands for several of them.
 REPLIES: Final[Mapping[Limit, Reply]] = {
     Limit.CONNECTIONS: catalogue.TOO_MANY_CONNECTIONS,
+    Limit.LISTENER_CONNECTIONS: catalogue.TOO_MANY_CONNECTIONS_HERE,
     Limit.CONNECTIONS_PER_IP: catalogue.TOO_MANY_CONNECTIONS_FROM_YOU,
     Limit.CONNECTIONS_PER_MINUTE_PER_IP: catalogue.CONNECTING_TOO_OFTEN,
     Limit.MESSAGES_PER_CONNECTION: catalogue.TOO_MANY_MESSAGES,

@@ -9,16 +9,19 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, assert_never, final
+from typing import Final, TypeAlias, assert_never, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import BoundAddress, ListenerSettings, SystemdAddress, TcpAddress, UnixAddress
+from trio_fcgimail.config import BoundAddress, ListenAddress, ListenerSettings, SystemdAddress, TcpAddress, UnixAddress
 from trio_fcgimail.mail import Peer
+
+ListenerKey: TypeAlias = tuple[ListenAddress, int]  # with a number, as port 0 may stand there several times
 
 _BACKLOG: Final = 1024  # ours: short bursts wait in the kernel; the kernel's somaxconn cuts it further
 _TRIO_LOGGER: Final = "trio.serve_listeners"  # trio's reference names it
@@ -31,6 +34,24 @@ class StartError(Exception):
 
 class ListenError(StartError):
     """An address cannot be listened on; the text is one line for the user."""
+
+
+def keyed(listeners: Sequence[ListenerSettings]) -> Iterator[tuple[ListenerKey, ListenerSettings]]:
+    """What each listener is known by, also after its other settings have changed."""
+    seen: Counter[ListenAddress] = Counter()
+    for listener in listeners:
+        yield (listener.address, seen[listener.address]), listener
+        seen[listener.address] += 1
+
+
+def cap_name(key: ListenerKey, listener: ListenerSettings) -> str:
+    """By what name its connections are counted; "" when it has no limit of its own."""
+    return "" if listener.connections is None else f"{key[0]} {key[1]}"
+
+
+def connection_caps(listeners: Sequence[ListenerSettings]) -> dict[str, int]:
+    """How many connections each listener may have that has a limit of its own."""
+    return {cap_name(key, one): one.connections for key, one in keyed(listeners) if one.connections is not None}
 
 
 async def open_listeners(listener: ListenerSettings) -> list[trio.SocketListener]:

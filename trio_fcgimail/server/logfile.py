@@ -42,6 +42,7 @@ class LogFile:
         self.on_loss: Callable[[int], None] = lambda _lines: None
         self._target = target
         self._stream = self._open()
+        self._has_reader = self._stream.isatty()  # kept, as the thread may close the stream at any time
         self._owed = b""  # the end of a line of which only a part could be written
         self._jobs: deque[_Job | None] = deque()  # None is the end
         self._taken = 0  # lines that are being written
@@ -65,7 +66,11 @@ class LogFile:
     @property
     def has_reader(self) -> bool:
         """Whether a person reads along, so that colours help."""
-        return self._stream.isatty()
+        return self._has_reader
+
+    def tell_losses(self, told: Callable[[int], None]) -> None:
+        """Set ``on_loss``."""
+        self.on_loss = told
 
     def line(self, text: str) -> None:
         """Have one line written."""
@@ -92,6 +97,16 @@ class LogFile:
         """Open the file anew, for all lines from here on. Raises OSError when that fails; the old one stays in use."""
         if isinstance(self._target, Path):
             self._order(partial(self._change_to, self._open()))
+
+    def change_to(self, target: Path | LogStream) -> None:
+        """Write elsewhere from here on. Raises OSError when that cannot be opened; then nothing changes."""
+        before, self._target = self._target, target
+        try:
+            stream = self._open()
+        except OSError:
+            self._target = before
+            raise
+        self._order(partial(self._change_to, stream))
 
     def close(self) -> None:
         """Write what waits, if that can be done soon, and close the file; standard error and output stay open."""
@@ -175,5 +190,6 @@ class LogFile:
 
     def _change_to(self, stream: FileIO) -> None:
         old, self._stream, self._owed = self._stream, stream, b""
+        self._has_reader = stream.isatty()
         with suppress(OSError):
             old.close()

@@ -23,6 +23,7 @@ from trio_fcgimail.mail import (
     save_fields,
     save_request,
 )
+from trio_fcgimail.server.pool import Trip
 from trio_fcgimail.server.spool import Spool, SpoolRoom
 from trio_fcgimail.server.upstream import Body
 
@@ -37,11 +38,16 @@ class IncomingMessage:
     Args:
         lines: how they end in a form; the other kinds have them as they came.
         kind: how the save script gets it.
+
+    Attributes:
+        octets: of the content as received.
+        trip: where its save request went, once there was one.
     """
 
     def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines, kind: BodyKind = BodyKind.FORM) -> None:
         self.envelope = envelope
-        self.octets = 0  # of the content as received
+        self.octets = 0
+        self.trip = Trip()
         self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
         self._kind = kind
         self._front = b""  # header lines of processors, before all that was spooled

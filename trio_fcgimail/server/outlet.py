@@ -8,6 +8,7 @@ from typing import Final, final
 
 import trio
 
+from trio_fcgimail.server.metrics import Counts
 from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire
 
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
@@ -32,13 +33,15 @@ class Outlet:
     Args:
         wire: to the client; not owned.
         seconds: how long a client that does not read may hold us up.
+        counts: told of each reply.
     """
 
-    __slots__ = ("_gathered", "_line", "_seconds", "_since", "_wire")
+    __slots__ = ("_counts", "_gathered", "_line", "_seconds", "_since", "_wire")
 
-    def __init__(self, wire: Wire, seconds: float) -> None:
+    def __init__(self, wire: Wire, seconds: float, counts: Counts | None = None) -> None:
         self._wire = wire
         self._seconds = seconds
+        self._counts = counts or Counts()
         self._gathered = bytearray()
         self._since = trio.current_time()
         self._line = _Line.CLEAR
@@ -55,6 +58,7 @@ class Outlet:
     def say(self, reply: bytes) -> None:
         """Add a reply to what is gathered."""
         self._gathered += reply
+        self._counts.said(reply)
 
     @property
     def is_empty(self) -> bool:
@@ -94,6 +98,7 @@ class Outlet:
         except (trio.TooSlowError, trio.BrokenResourceError) as exc:
             raise ClientGoneError from exc
         self._line = _Line.CLEAR
+        self._counts.sent_octets += len(data)
 
 
 async def close_politely(stream: trio.abc.Stream) -> None:

@@ -85,7 +85,8 @@ class Policy:
 
     async def recipient(self, draft: EnvelopeDraft, path: Mailbox, wish: DsnWish) -> Reply:
         """Whether a recipient is taken, who then is added to the draft."""
-        recipient = path if path.domain is not None else Mailbox(path.local_part, self._settings.hostname)
+        here = draft.envelope.session.hostname or self._settings.hostname
+        recipient = path if path.domain is not None else Mailbox(path.local_part, here)
         refusal = recipient_refusal(path, self._settings)
         if refusal is not None and not (refusal is catalogue.RELAY_DENIED and self._may_relay(draft.envelope.session)):
             self._log.info("recipient refused", queue_id=draft.queue_id, rcpt=str(path), reply=refusal.text)

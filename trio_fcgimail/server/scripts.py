@@ -39,7 +39,8 @@ from trio_fcgimail.mail import (
     validate_fields,
 )
 from trio_fcgimail.server.message import IncomingMessage
-from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules
+from trio_fcgimail.server.metrics import Counts
+from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, PoolSnapshot, Trip
 from trio_fcgimail.server.upstream import Body, CleanEnd, Connect, UpstreamError, connect
 from trio_fcgimail.smtp import Credentials, Mailbox, Secret, catalogue
 
@@ -65,6 +66,7 @@ class Scripts:
         log: told what scripts write to STDERR; None for nobody.
         connect: how connections come about.
         budget: what they are leased from; None for one of our own.
+        counts: told of each request; None for nobody.
     """
 
     def __init__(
@@ -73,8 +75,10 @@ class Scripts:
         log: structlog.typing.FilteringBoundLogger | None = None,
         connect: Connect = connect,
         budget: Budget | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._log = log
+        self._counts = counts or Counts()
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
         self._unexpected = settings.scripts.unexpected_output
@@ -120,7 +124,7 @@ class Scripts:
         if script is None:
             return _NO_SCRIPT[stage]
         parameters = script.parameters(session, fields)
-        answer = await self._ask(script, queue_id, parameters, None, self._scripts.validate_seconds)
+        answer = await self._ask(script, session, queue_id, parameters, None, self._scripts.validate_seconds)
         if isinstance(answer, Verdict):
             return answer
         return judge(stage, answer, unexpected=self._unexpected, queue_id=queue_id)
@@ -134,7 +138,8 @@ class Scripts:
         parameters = [*script.parameters(session), *body_parameters(FORM_TYPE, len(form))]
         body = Body(len(form), partial(_one_piece, form), form)
         password = credentials.password
-        answer = await self._ask(script, "", parameters, body, self._scripts.validate_seconds, hidden=password)
+        seconds = self._scripts.validate_seconds
+        answer = await self._ask(script, session, "", parameters, body, seconds, hidden=password)
         if isinstance(answer, Verdict):
             return answer
         return judge_login(answer, password)
@@ -156,7 +161,8 @@ class Scripts:
             *asked.parameters,
         ]
         owed, queue_id = envelope.verdicts_owed, envelope.queue_id
-        answer = await self._ask(script, queue_id, parameters, body, self._scripts.save_seconds)
+        seconds = self._scripts.save_seconds
+        answer = await self._ask(script, envelope.session, queue_id, parameters, body, seconds, trip=message.trip)
         if isinstance(answer, Verdict):
             return (answer,) * owed
         return judge_each(answer, owed, unexpected=self._unexpected, queue_id=queue_id)
@@ -164,29 +170,49 @@ class Scripts:
     async def _ask(
         self,
         script: _Script,
+        session: Session,
         queue_id: str,
         parameters: list[Parameter],
         body: Body | None,
         seconds: float,
         hidden: Secret | None = None,
+        trip: Trip | None = None,
     ) -> Answer | Verdict:
         """An answer of the script, or what it means that there is none; ``hidden`` stays out of the log."""
         stage = script.stage
+        constant = script.constant(session.hostname)
+        trip = Trip() if trip is None else trip
         try:
-            answer = await self._pool.request(script.kind, parameters, body, seconds=seconds, constant=script.constant)
+            answer = await self._pool.request(
+                script.kind, parameters, body, seconds=seconds, constant=constant, trip=trip
+            )
         except UpstreamError as exc:
-            self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
+            trip.stderr = self._log_oddities(stage, queue_id, exc.stderr, hidden=hidden)
             return failed(_explain(exc, hidden), stage)
-        self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
+        finally:
+            self._counts.asked(stage, trip)
+        trip.stderr = self._log_oddities(stage, queue_id, answer.stderr, answer.app_status, hidden)
         return answer
 
     def _log_oddities(
         self, stage: Stage, queue_id: str, stderr: bytes, app_status: int = 0, hidden: Secret | None = None
-    ) -> None:
-        """STDERR and appStatus decide nothing, but they are what an operator looks for."""
-        if self._log is not None and (stderr or app_status):
-            text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+    ) -> str:
+        """STDERR and appStatus decide nothing, but they are what an operator looks for. Returns STDERR, decoded."""
+        if not (stderr or app_status):
+            return ""
+        text = (stderr if hidden is None else hide_in_stderr(stderr, hidden)).decode("utf-8", "replace")
+        if self._log is not None:
             self._log.warning("script stderr", queue_id=queue_id, stage=stage.value, app_status=app_status, stderr=text)
+        return text
+
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The addresses of the FastCGI servers, in the order of ``pool``."""
+        return tuple(map(str, self._fastcgi.upstreams))
+
+    def pool(self) -> PoolSnapshot:
+        """The state of the connections to them."""
+        return self._pool.snapshot()
 
     async def run(self) -> None:
         """Look after the connections, until cancelled; outlives the last request."""
@@ -211,21 +237,28 @@ class _Script:
 
     Attributes:
         kind: of its requests.
-        constant: Their parameters, but for those of each request.
     """
 
-    __slots__ = ("_is_remote_hidden", "_path", "constant", "kind", "stage")
+    __slots__ = ("_constants", "_hostname", "_is_remote_hidden", "_path", "_software", "kind", "stage")
 
     def __init__(self, stage: Stage, path: str, settings: Settings) -> None:
         self.stage: Final = stage
         self.kind: Final = _KINDS.get(stage, Kind.POLICY)
         self._path = path
         self._is_remote_hidden = settings.scripts.remote_addr is RemoteAddr.LOOPBACK
-        method = "POST" if stage in _POSTED else "GET"
-        constant = dict(constant_parameters(path, method, hostname=settings.hostname))
-        if settings.scripts.server_software is not None:
-            constant[b"SERVER_SOFTWARE"] = settings.scripts.server_software.encode()
-        self.constant: Final = ConstantParams(tuple(constant.items()))
+        self._hostname = settings.hostname
+        self._software = settings.scripts.server_software
+        self._constants: dict[str, ConstantParams] = {}  # as many as listeners have names
+
+    def constant(self, hostname: str) -> ConstantParams:
+        """The parameters of all its requests from listeners of that name; empty for the name of the server."""
+        if (found := self._constants.get(hostname)) is None:
+            method = "POST" if self.stage in _POSTED else "GET"
+            constant = dict(constant_parameters(self._path, method, hostname=hostname or self._hostname))
+            if self._software is not None:
+                constant[b"SERVER_SOFTWARE"] = self._software.encode()
+            found = self._constants[hostname] = ConstantParams(tuple(constant.items()))
+        return found
 
     def parameters(self, session: Session, query: Iterable[Field] = ()) -> list[Parameter]:
         """Those of one request."""

@@ -9,24 +9,24 @@ The tree::
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeAlias, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import ListenAddress, LogSettings, Settings
+from trio_fcgimail.config import ListenAddress, LogSettings, LogStream, Settings
 from trio_fcgimail.server.app import Ending, Server, Way
 from trio_fcgimail.server.events import Events, LogsReopened, Reloaded, ReloadFailed, Started, Stopping
-from trio_fcgimail.server.listeners import StartError, bound_address, close_listener, open_listeners
+from trio_fcgimail.server.listenerlogs import LogFiles, open_logs
+from trio_fcgimail.server.listeners import ListenerKey, StartError, bound_address, close_listener, keyed, open_listeners
 from trio_fcgimail.server.log import LogObserver, make_log
-from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.pool import CommonBudget
 from trio_fcgimail.server.processors import ProcessorSource
 
-_Key: TypeAlias = tuple[ListenAddress, int]  # of a listener; the system finds a port of its own for each port 0
-_Sockets: TypeAlias = dict[_Key, list[trio.SocketListener]]
+_Sockets: TypeAlias = dict[ListenerKey, list[trio.SocketListener]]
+_LogKey: TypeAlias = tuple[LogSettings, frozenset[Path | LogStream | None]]
 
 
 class _Logs:
@@ -34,19 +34,17 @@ class _Logs:
 
     def __init__(self, given: structlog.typing.FilteringBoundLogger | None) -> None:
         self._given = given
-        self._loggers: dict[LogSettings, tuple[LogFile, structlog.typing.FilteringBoundLogger]] = {}
+        self._loggers: dict[_LogKey, tuple[LogFiles, structlog.typing.FilteringBoundLogger]] = {}
 
     def open(self, settings: Settings) -> structlog.typing.FilteringBoundLogger:
         """The logger of such settings. Raises StartError."""
         if self._given is not None:
             return self._given
-        if settings.log not in self._loggers:
-            try:
-                file = LogFile(settings.log.file)
-            except OSError as exc:
-                raise StartError(f"cannot write the log file {settings.log.file}: {exc.strerror}") from exc
-            self._loggers[settings.log] = (file, make_log(settings.log, file))
-        return self._loggers[settings.log][1]
+        key = (settings.log, frozenset(listener.log_file for listener in settings.listeners))
+        if key not in self._loggers:
+            files = open_logs(settings)
+            self._loggers[key] = (files, make_log(settings.log, files))
+        return self._loggers[key][1]
 
     def reopen(self) -> None:
         """Open the files anew. Raises OSError."""
@@ -165,6 +163,8 @@ class Service:
 
     async def _begin(self, settings: Settings) -> None:
         """Start a server, and make its sockets and settings ours. Raises StartError."""
+        if settings.status.address is not None:
+            raise StartError("status.address: only the command `serve` has a status page; leave it out")
         log = self._logs.open(settings)
         self._events.log_failures_to(log)
         observers = (LogObserver(log), self._events)
@@ -200,11 +200,8 @@ class Service:
 
     async def _listen(self, server: Server, sockets: _Sockets, ways: list[Way]) -> None:
         """Open what is not open yet. Raises StartError, when as much as was done is in the arguments."""
-        counts: Counter[ListenAddress] = Counter()
-        for entrance in server.open_entrances():
-            address = entrance.settings.address
-            key = (address, counts[address])
-            counts[address] += 1
+        entrances = server.open_entrances()
+        for entrance, (key, _) in zip(entrances, keyed([one.settings for one in entrances]), strict=True):
             sockets[key] = self._sockets.get(key) or await open_listeners(entrance.settings)
             ways.append((entrance, _copies(sockets[key])))
 

@@ -22,6 +22,8 @@ from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place, Rate
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.log import ConnectionEnd, log_connection
+from trio_fcgimail.server.metrics import CommandEar
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet, close_politely
 from trio_fcgimail.server.pace import DataPace
 from trio_fcgimail.server.policy import Policy
@@ -72,19 +74,29 @@ class Session:
         self._refusal = refusal
         self._visitor = visitor
         self._place = place
-        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=visitor.peer.ip or "unix")
-        if visitor.via is not None:
-            self._log = self._log.bind(via=visitor.via.ip or "unix")
+        self._client = visitor.peer.ip or "unix"  # as the log has it, and so the next one
+        self._via = "" if visitor.via is None else visitor.via.ip or "unix"
+        self._log: structlog.typing.FilteringBoundLogger = gateway.log.bind(peer=self._client)
+        if self._via:
+            self._log = self._log.bind(via=self._via)
         self._policy = Policy(entrance, gateway, self._log)
         self._conn = smtp.ServerConnection(options_for(visitor, entrance, self._limits))
+        self._idle_seconds = entrance.settings.idle_seconds or self._limits.idle_seconds
         self._wire = wire_over(stream, gateway.alarms)
-        self._outlet = Outlet(self._wire, self._limits.idle_seconds)
-        self._facts = SessionFacts(visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls)
+        self._ear = CommandEar(gateway.counts)
+        self._outlet = Outlet(self._wire, self._idle_seconds, gateway.counts)
+        self._facts = SessionFacts(
+            visitor.peer, dialect=entrance.options.dialect, tls=visitor.tls, hostname=entrance.options.hostname
+        )
         self._claim = Claim()
         self._mail: MailTransaction | None = None  # under way
         self._pace: DataPace | None = None
         self._drain = Drain.NO
         self._transactions = 0  # that came to their end
+        self._began = trio.current_time()
+        self._mails = 0  # that were judged
+        self._octets = 0  # received
+        self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
         self._command_due: float | None = None  # while a command is waited for
 
@@ -142,10 +154,13 @@ class Session:
         except HandshakeError as exc:
             if isinstance(exc, HandshakeTimeoutError):
                 self._gateway.hits.count(Limit.TLS_HANDSHAKE_SECONDS)
+            self._reason = "no TLS"
             self._log.info("no TLS", problem=str(exc))
         except ClientGoneError:
+            self._reason = "the client does not read"
             self._log.info("client gone", state=self._conn.state.name)
         except Exception:  # noqa: BLE001 - whatever it is, it must not touch another session
+            self._reason = "a fault of ours"
             self._log.exception("session failed", state=self._conn.state.name)
             await self._say_goodbye(catalogue.LOCAL_ERROR_CLOSING)
         except BaseException:  # cancelled, alone or in a group: the server stops
@@ -156,6 +171,19 @@ class Session:
             self._wire.release()
             with trio.move_on_after(GOODBYE_SECONDS, shield=True):
                 await trio.aclose_forcefully(self._transport)
+            if self._refusal is None:  # else a line tells of that already
+                self._tell_end()
+
+    def _tell_end(self) -> None:
+        end = ConnectionEnd(
+            facts=self._facts,
+            listener=self._entrance.settings.address,
+            mails=self._mails,
+            octets=self._octets,
+            seconds=trio.current_time() - self._began,
+            reason=self._reason,
+        )
+        log_connection(self._log, end)
 
     # The conversation
 
@@ -164,12 +192,14 @@ class Session:
             try:
                 event = self._conn.next_event()
                 if isinstance(event, smtp.ConnectionClosed):
-                    self._log.debug("connection closed", reason=event.reason.value)
+                    self._reason = event.reason.value
                     break
-                if event is not smtp.Signal.NEED_DATA:
+                if not isinstance(event, smtp.Signal):
                     self._command_due = None
+                    self._ear.hear(event)
                 await self._handle(event)
             except smtp.RemoteProtocolError as exc:
+                self._reason = smtp.CloseReason.ERROR.value
                 self._note(exc.reply)
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
@@ -217,7 +247,8 @@ class Session:
                 await self._be_introduced(event)
             case smtp.MessageRefused(reply=reply, to_send=to_send):
                 self._note(reply)
-                self._log.info("mail refused", queue_id=self._queue_id, reply=reply.text)
+                if self._mail is not None:  # of further chunks nobody is told
+                    self._mail.refused(reply)
                 self._forget_mail()
                 self._outlet.say(to_send)
             case smtp.TransactionReset(to_send=to_send):
@@ -278,7 +309,8 @@ class Session:
         log_introduction(self._log, event.attributes)
         self._facts, self._claim = introduced(self._facts, event.attributes), self._claim.adopt(event.attributes)
         self._forget_mail()
-        self._log = self._log.bind(peer=self._facts.peer.ip or "unknown", via=self._visitor.peer.ip or "unix")
+        self._client, self._via = self._facts.peer.ip or "unknown", self._visitor.peer.ip or "unix"
+        self._log = self._log.bind(peer=self._client, via=self._via)
         self._policy = Policy(self._entrance, self._gateway, self._log)
         refusal = await self._place.stand_for(self._facts.peer.ip)
         reply = refusal or await self._policy.connection(self._facts)
@@ -308,7 +340,10 @@ class Session:
         self._outlet.use(self._wire)
         self._forget_mail()
         self._claim = Claim()
-        self._facts = SessionFacts(self._facts.peer, dialect=self._facts.dialect, tls=self._visitor.tls or tls)
+        facts = self._facts
+        self._facts = SessionFacts(
+            facts.peer, dialect=facts.dialect, tls=self._visitor.tls or tls, hostname=facts.hostname
+        )
 
     async def _authenticate(self, event: smtp.Authenticate) -> None:
         reply = await self._policy.login(self._facts, event.credentials)
@@ -340,7 +375,7 @@ class Session:
         )
         reply = await self._policy.sender(envelope)
         if reply.outcome is smtp.Outcome.OK:
-            self._mail = MailTransaction(envelope, self._gateway, self._log)
+            self._mail = MailTransaction(envelope, self._gateway, self._log, client=self._client, via=self._via)
         self._answer(event, reply)
 
     async def _take_recipient(self, event: smtp.RcptTo) -> None:
@@ -357,7 +392,7 @@ class Session:
     async def _end(self, event: smtp.MessageEnd) -> None:
         """The final dot: nothing is ours before the script has said so."""
         await self._outlet.flush()
-        replies = await self._transaction().settle()
+        replies = await self._transaction().settle(event.octets)
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
             self._outlet.say(self._conn.reply_each(event, replies))
@@ -367,6 +402,7 @@ class Session:
     def _forget_mail(self) -> None:
         if self._mail is not None:
             self._transactions += 1
+            self._mails += self._mail.told
             self._mail.close()
             self._mail = None
         self._pace = None
@@ -383,7 +419,7 @@ class Session:
                 if self._mail is None or not self._mail.has_content:
                     self._pace = None  # that of a chunk which nobody wanted
                 if self._command_due is None:  # for all of it, however it trickles in
-                    self._command_due = now + self._limits.idle_seconds
+                    self._command_due = now + self._idle_seconds
                 await self._receive_until(now, self._command_due, Limit.IDLE_SECONDS)
             case smtp.Waiting.DATA:
                 await self._receive_data(now)
@@ -417,6 +453,8 @@ class Session:
         except trio.BrokenResourceError:
             data = b""  # a reset is an end as well
         self._outlet.begin_gathering()
+        self._octets += len(data)
+        self._gateway.counts.received_octets += len(data)
         if self._pace is not None:
             self._pace.count(len(data), trio.current_time() - now)
         self._conn.receive_data(data)

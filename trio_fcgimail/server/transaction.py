@@ -10,7 +10,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.mail import BodyLines, Envelope, EnvelopeDraft, Verdict, failed, received_header
+from trio_fcgimail.mail import BodyLines, Envelope, EnvelopeDraft, Meaning, Verdict, failed, received_header
 from trio_fcgimail.server.gateway import Gateway, MailReport
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.message import IncomingMessage
@@ -26,15 +26,28 @@ class MailTransaction:
     Args:
         envelope: all of it but the recipients.
         log: of the session.
+        client: as in `MailReport`; ``via`` likewise.
 
     Attributes:
         draft: the envelope, as far as it came.
+        told: how many reports there were of it.
     """
 
-    __slots__ = ("_gateway", "_log", "_message", "_saving", "draft")
+    __slots__ = ("_client", "_gateway", "_log", "_message", "_saving", "_via", "draft", "told")
 
-    def __init__(self, envelope: Envelope, gateway: Gateway, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        gateway: Gateway,
+        log: structlog.typing.FilteringBoundLogger,
+        *,
+        client: str = "",
+        via: str = "",
+    ) -> None:
         self.draft = EnvelopeDraft(envelope)
+        self.told = 0
+        self._client = client
+        self._via = via
         self._gateway = gateway
         self._log = log
         self._message: IncomingMessage | None = None  # None once its spool is full
@@ -53,7 +66,7 @@ class MailTransaction:
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
         message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
         if settings.chain.trace_header:
-            trace = received_header(envelope, hostname=settings.hostname, now=self._gateway.now())
+            trace = received_header(envelope, hostname=envelope.session.hostname, now=self._gateway.now())
             await self._spool(message.add_trace(trace))
 
     async def take(self, data: bytes) -> None:
@@ -68,23 +81,28 @@ class MailTransaction:
             self._log.error("spool is full", queue_id=self.draft.queue_id, problem=str(exc))
             self.close()
 
-    async def settle(self) -> tuple[Reply, ...]:
+    async def settle(self, octets: int) -> tuple[Reply, ...]:
         """The content is complete: nothing is ours before the script has said so.
+
+        Args:
+            octets: of the content, kept or not.
 
         Returns:
             As many replies as ``Envelope.verdicts_owed`` says.
         """
         message = self._message
         if message is None:
-            return (catalogue.INSUFFICIENT_STORAGE,) * self.draft.envelope.verdicts_owed
+            full = Verdict(Meaning.FAILED, catalogue.INSUFFICIENT_STORAGE, "spool is full")
+            self._tell(None, self.draft.envelope, full, octets)
+            return (full.reply,) * self.draft.envelope.verdicts_owed
         owed = message.envelope.verdicts_owed
         limit = self._gateway.settings.limits.max_received
-        if limit is not None and message.header_facts().received > limit:
-            self._gateway.hits.count(Limit.MAX_RECEIVED)
-            self._log.warning("mail loop", queue_id=self.draft.queue_id)
-            return (catalogue.MAIL_LOOP,) * owed
         began = trio.current_time()
-        verdicts = await self._save(message, owed)
+        if limit is not None and (fields := message.header_facts().received) > limit:
+            self._gateway.hits.count(Limit.MAX_RECEIVED)
+            verdicts = (Verdict(Meaning.REFUSED, catalogue.MAIL_LOOP, f"mail loop: {fields} Received fields"),) * owed
+        else:
+            verdicts = await self._save(message, owed)
         self._report(message, verdicts, trio.current_time() - began)
         return tuple([verdict.reply for verdict in verdicts])
 
@@ -112,20 +130,34 @@ class MailTransaction:
         """Tell of a mail: once, or where its recipients fared differently, once for each of them."""
         envelope = message.envelope
         if len(verdicts) == 1 or len(set(verdicts)) == 1:
-            self._tell(message, envelope, verdicts[0], seconds)
+            self._tell(message, envelope, verdicts[0], message.octets, seconds)
             return
         for recipient, verdict in zip(envelope.recipients, verdicts, strict=True):
-            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, seconds)
+            self._tell(message, replace(envelope, recipients=(recipient,)), verdict, message.octets, seconds)
 
-    def _tell(self, message: IncomingMessage, envelope: Envelope, verdict: Verdict, seconds: float) -> None:
-        received = message.received()
+    def refused(self, reply: Reply) -> None:
+        """The protocol has refused it."""
+        octets = 0 if self._message is None else self._message.octets
+        verdict = Verdict(Meaning.REFUSED, reply, "refused by the protocol")
+        self._tell(None, self.draft.envelope, verdict, octets)
+
+    def _tell(
+        self, message: IncomingMessage | None, envelope: Envelope, verdict: Verdict, octets: int, seconds: float = 0.0
+    ) -> None:
+        """Tell of it. Without its message, nobody has looked at the content."""
+        received = None if message is None else message.received()
+        self.told += 1
+        self._gateway.counts.judged(verdict.meaning, octets, seconds)
         report = MailReport(
             envelope=envelope,
-            subject=received.subject,
-            octets=message.octets,
-            digest=received.digest,
+            subject="" if received is None else received.subject,
+            octets=octets,
+            digest="" if received is None else received.digest,
             verdict=verdict,
             seconds=seconds,
+            client=self._client,
+            via=self._via,
+            trip=None if message is None else message.trip,
         )
         for observer in self._gateway.observers:
             try:

@@ -157,12 +157,13 @@ def introduced(facts: Session, attributes: smtp.XclientAttributes) -> Session:
 
     An address that is unavailable is none. A new address without a port has none; a login lasts to the next XCLIENT.
     """
-    peer = facts.peer
-    ip = _told(attributes.address, peer.ip, "")
-    port = _told(attributes.port, peer.port if attributes.address is None else 0, 0)
+    before = facts.peer
+    ip = _told(attributes.address, before.ip, "")
+    port = _told(attributes.port, before.port if attributes.address is None else 0, 0)
     login = _told(attributes.login, None, None)
     tls = None if facts.tls is None else replace(facts.tls, client=None)  # who showed a certificate speaks for another
-    return Session(Peer(_unmapped(ip), port), dialect=facts.dialect, tls=tls, auth_user=login)
+    peer = Peer(_unmapped(ip), port)
+    return Session(peer, dialect=facts.dialect, tls=tls, auth_user=login, hostname=facts.hostname)
 
 
 def _told(value: _T | smtp.Unavailable | None, known: _T, unavailable: _T) -> _T:

@@ -103,13 +103,13 @@ class ServerConnection:
     @property
     def waiting_for(self) -> Waiting:
         """Which deadline applies now."""
+        if self._pending is None and self._now.state in _READING:
+            return _COMMAND_AWAITED if self._intake.content is None else _DATA_AWAITED
         if self.state is State.CLOSED:
             return Waiting.NOTHING
         if self.state is State.TLS_PENDING:
             return Waiting.HANDSHAKE
-        if self._pending is not None or self.state is State.CONNECTED:
-            return Waiting.ANSWER
-        return Waiting.COMMAND if self._intake.content is None else Waiting.DATA
+        return Waiting.ANSWER
 
     @property
     def in_transaction(self) -> bool:
@@ -125,7 +125,7 @@ class ServerConnection:
             LocalProtocolError: data after the end of file or during a TLS handshake, or more than the buffer holds:
                 read only at NEED_DATA.
         """
-        if self.state is State.TLS_PENDING:
+        if self._now.state is _TLS_PENDING:
             raise LocalProtocolError("what comes now is for TLS, until tls_started()")
         self._intake.append(data)
 
@@ -401,6 +401,9 @@ _VERB_OF: Final[Mapping[type[Answerable], Verb]] = {
     MessageEnd: Verb.END_OF_DATA,
 }
 _READING: Final = frozenset(State) - {State.CONNECTED, State.TLS_PENDING, State.CLOSED}
+_COMMAND_AWAITED: Final = Waiting.COMMAND
+_DATA_AWAITED: Final = Waiting.DATA
+_TLS_PENDING: Final = State.TLS_PENDING
 _MAIL: Final = State.MAIL
 _DATA: Final = State.DATA
 _OK: Final = Outcome.OK

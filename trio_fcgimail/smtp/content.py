@@ -18,8 +18,10 @@ from trio_fcgimail.smtp.buffer import ReceiveBuffer
 from trio_fcgimail.smtp.options import BareNewline
 from trio_fcgimail.smtp.replies import Reply
 from trio_fcgimail.smtp.state import Verb
+from trio_fcgimail.smtp.symbol import Symbol
 
 _END: Final = b"\r\n.\r\n"
+_DOT: Final = b"\r\n."  # to be unstuffed, or that of the end
 _PARTS_OF_END: Final = (
     b"\r\n.\r",
     b"\r\n.",
@@ -46,12 +48,21 @@ class _Phase(Enum):
     ENDED = "the end was seen"
 
 
-class Fault(Enum):
+_START: Final = _Phase.START
+_BODY: Final = _Phase.BODY
+_ENDED: Final = _Phase.ENDED
+
+
+class Fault(Symbol):
     """Why a message that was read to its end will be refused."""
 
     NONE = "it will not"
     TOO_BIG = "it is over the limit"
     BARE_NEWLINE = "it holds a bare CR or LF"
+
+
+_TEXT: Final = Newlines.TEXT
+_NO_FAULT: Final[Fault] = Fault.NONE
 
 
 class HopelessContentError(Exception):
@@ -78,7 +89,7 @@ class ContentJudge:
         self._bare_newline = bare_newline
         self._newlines = newlines
         self._max_octets = max_octets
-        self.fault = Fault.NONE
+        self.fault = _NO_FAULT
         self.octets = 0  # of content seen so far, thrown away or not
 
     def judge(self, content: bytes) -> bytes:
@@ -88,7 +99,7 @@ class ContentJudge:
             HopelessContentError: reading on makes no sense.
         """
         lines = content.count(b"\r\n")
-        if self._newlines is Newlines.TEXT and (content.count(b"\r") != lines or content.count(b"\n") != lines):
+        if self._newlines is _TEXT and (content.count(b"\r") != lines or content.count(b"\n") != lines):
             match self._bare_newline:
                 case BareNewline.NORMALIZE:
                     content = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b"", content))
@@ -100,7 +111,7 @@ class ContentJudge:
                 case _:
                     assert_never(self._bare_newline)
         self._count(len(content))
-        return content if self.fault is Fault.NONE else b""
+        return content if self.fault is _NO_FAULT else b""
 
     def _count(self, octets: int) -> None:
         """Too big outweighs a bare newline, whichever came first: the outcome must not hang on how octets were cut."""
@@ -119,12 +130,12 @@ class DataReader:
 
     def __init__(self, judge: ContentJudge) -> None:
         self.judge = judge
-        self._phase = _Phase.START
+        self._phase = _START
 
     @property
     def ended(self) -> bool:
         """Whether the end of the data was seen."""
-        return self._phase is _Phase.ENDED
+        return self._phase is _ENDED
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
         """Take what can be taken.
@@ -136,29 +147,32 @@ class DataReader:
         Raises:
             HopelessContentError: reading on makes no sense.
         """
-        if self._phase is _Phase.START:
-            self._begin(buffer)
-        if self._phase is not _Phase.BODY:
+        if not len(buffer):
             return b""
-        end = buffer.find(_END)
+        if self._phase is _START:
+            self._begin(buffer)
+        if self._phase is not _BODY:
+            return b""
+        dot = buffer.find(_DOT)  # one search answers for both when there is none, or only that of the end
+        end = None if dot is None else buffer.find(_END, dot)
         if end is not None:
             raw = buffer.take(end + 2)
             buffer.drop(3)
-            self._phase = _Phase.ENDED
+            self._phase = _ENDED
         else:
             kept = next((len(part) for part in _PARTS_OF_END if buffer.endswith(part)), 0)
             raw = buffer.take(len(buffer) - kept)
-        return self.judge.judge(raw.replace(b"\r\n.", b"\r\n"))
+        return self.judge.judge(raw if dot == end else raw.replace(_DOT, b"\r\n"))
 
     def _begin(self, buffer: ReceiveBuffer) -> None:
         """Before the first octet we stand at the start of a line without a CRLF to show for it."""
         if buffer.startswith(b".\r\n"):
             buffer.drop(3)
-            self._phase = _Phase.ENDED
+            self._phase = _ENDED
         elif not buffer.is_prefix_of(b".\r\n"):
             if buffer.startswith(b"."):
                 buffer.drop(1)
-            self._phase = _Phase.BODY
+            self._phase = _BODY
 
 
 @final

@@ -39,6 +39,11 @@ class _Input(Enum):
     ENDED = "the client has closed"
 
 
+_ENDED: Final = _Input.ENDED
+_NO_FAULT: Final = Fault.NONE
+_END_OF_DATA: Final = Verb.END_OF_DATA
+
+
 @final
 class Intake:
     """What was received and not yet used, and what reads it.
@@ -65,11 +70,11 @@ class Intake:
     @property
     def has_ended(self) -> bool:
         """Whether the client has closed its side."""
-        return self._input is _Input.ENDED
+        return self._input is _ENDED
 
     def append(self, data: bytes) -> None:
         """Take octets, or the end of file. Raises LocalProtocolError: data behind it, or more than the buffer holds."""
-        if self.has_ended:
+        if self._input is _ENDED:
             raise LocalProtocolError("data after the end of file")
         if data:
             self._buffer.append(data)
@@ -111,7 +116,7 @@ class Intake:
         self.content = None
         match content:
             case DataReader(judge=judge):
-                return _end_of_content(Verb.END_OF_DATA, judge)
+                return _end_of_content(_END_OF_DATA, judge)
             case ChunkReader(chunk=chunk, judge=judge):
                 return _end_of_content(chunk.verb, judge)
             case ChunkSkipper(refused=Refused.COMMAND, reply=reply):
@@ -124,8 +129,8 @@ class Intake:
 
 def _end_of_content(verb: Verb, judge: ContentJudge) -> Step:
     """The end of the data, or of a chunk: the core refuses what is at fault, the embedder answers for the rest."""
-    if judge.fault is not Fault.NONE:
+    if judge.fault is not _NO_FAULT:
         return RefuseMessage(verb, _FAULT_REPLIES[judge.fault])
-    if verb is Verb.BDAT:
-        return Settle(verb, catalogue.CHUNK_OK)
-    return MessageEnd(judge.octets)
+    if verb is _END_OF_DATA or verb is Verb.BDAT_LAST:
+        return MessageEnd(judge.octets)
+    return Settle(verb, catalogue.CHUNK_OK)

@@ -14,6 +14,10 @@ from trio_fcgimail.smtp.replies import Reply
 _MAX_SKIPPED_OCTETS: Final = 16 << 20  # ours: how much more than a message a refused BDAT chunk may hold
 _MAX_OCTETS: Final = 2**63 - 1  # ours: of a message by BDAT without a limit; no file holds more
 
+_EACH: Final = RepliesAtEnd.EACH
+_BINARY_MIME: Final = BodyType.BINARY_MIME
+_TEXT: Final = Newlines.TEXT
+
 Reader = DataReader | ChunkReader | ChunkSkipper
 
 
@@ -38,7 +42,7 @@ class Transaction:
     @property
     def replies_at_end(self) -> int:
         """How many replies the end of the message owes (RFC 2033 4.2)."""
-        return self.recipients if self.options.dialect.replies_at_end is RepliesAtEnd.EACH else 1
+        return self.recipients if self.options.dialect.replies_at_end is _EACH else 1
 
     def read_data(self) -> DataReader:
         """What reads the data behind DATA."""
@@ -62,5 +66,5 @@ class Transaction:
         return catalogue.MESSAGE_TOO_BIG if octets > (_MAX_OCTETS if limit is None else limit) else None
 
     def _new_judge(self) -> ContentJudge:
-        newlines = Newlines.BINARY if self.body is BodyType.BINARY_MIME else Newlines.TEXT
+        newlines = Newlines.BINARY if self.body is _BINARY_MIME else _TEXT
         return ContentJudge(self.options.bare_newline, newlines, self.options.max_message_octets)

@@ -11,7 +11,7 @@ from trio_fcgimail.config.guerrilla.draft import Draft
 from trio_fcgimail.config.guerrilla.fields import Fields, KeyCase, Notes
 from trio_fcgimail.config.guerrilla.hosts import allowed_hosts
 from trio_fcgimail.config.guerrilla.syntax import JsonObject, parse_json
-from trio_fcgimail.config.reader import model_document
+from trio_fcgimail.config.reader import read_document
 from trio_fcgimail.config.settings import LogLevel
 from trio_fcgimail.config.warnings import Concern, ConfigWarning
 
@@ -113,7 +113,7 @@ def _refuse_all(notes: Notes, translation: Translation, default_hostname: str) -
     """Raise what is wrong with the file, and what is wrong with our document and not told yet."""
     own = notes.problems.exception().errors if notes.problems.count else ()
     try:
-        model_document(translation.document, file=notes.file, default_hostname=default_hostname)
+        read_document(translation.document, file=notes.file, default_hostname=default_hostname)
         more: tuple[ConfigError, ...] = ()
     except ConfigErrors as errors:
         more = translation.named_theirs(errors).errors

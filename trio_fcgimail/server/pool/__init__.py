@@ -5,7 +5,7 @@
 
 from trio_fcgimail.server.pool.budget import Budget, LocalBudget
 from trio_fcgimail.server.pool.common import CommonBudget, Share
-from trio_fcgimail.server.pool.model import Failure, Kind, PoolRules, PoolSnapshot, UpstreamSnapshot
+from trio_fcgimail.server.pool.model import Failure, Kind, PoolRules, PoolSnapshot, Trip, UpstreamSnapshot
 from trio_fcgimail.server.pool.planner import Planner
 from trio_fcgimail.server.pool.shell import Pool
 
@@ -20,5 +20,6 @@ __all__ = [
     "PoolRules",
     "PoolSnapshot",
     "Share",
+    "Trip",
     "UpstreamSnapshot",
 ]

@@ -106,6 +106,22 @@ class Refusal(Enum):
 
 
 @final
+@dataclass(slots=True)
+class Trip:
+    """Where the latest try of a request went; filled while it is under way.
+
+    Attributes:
+        upstream: its address; empty as long as nothing was sent.
+        seconds: from the first octet sent to the answer, or to what was there instead.
+        stderr: what the script wrote to STDERR, decoded; whoever asked fills it in.
+    """
+
+    upstream: str = ""
+    seconds: float = 0.0
+    stderr: str = ""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Open:
     """Connect to an upstream for a ticket. Then tell ``opened`` or ``failed_to_open``.

@@ -151,6 +151,10 @@ class Planner:
         self._put_in_front(self._requests[connection.ticket])
         return self._assigned(now, actions)
 
+    def upstream_of(self, link: Link) -> int:
+        """Where a connection goes."""
+        return self._connections[link].upstream
+
     def sent(self, now: float, link: Link) -> None:
         """A request is being sent."""
         connection = self._connections[link]

@@ -38,6 +38,7 @@ from trio_fcgimail.server.pool.model import (
     Refusal,
     Tell,
     Ticket,
+    Trip,
 )
 from trio_fcgimail.server.pool.planner import Planner
 from trio_fcgimail.server.upstream import (
@@ -116,6 +117,7 @@ class Pool:
         budget: Budget | None = None,
     ) -> None:
         self._addresses = tuple(addresses)
+        self._names = tuple(map(str, self._addresses))
         self._rules = rules
         self._clean_end = clean_end
         self._log = log
@@ -167,6 +169,7 @@ class Pool:
         *,
         seconds: float,
         constant: ConstantParams = _NO_PARAMS,
+        trip: Trip | None = None,
     ) -> Answer:
         """Make a request, and make it again as far as that can double nothing (docs/design.md, "Upstream").
 
@@ -175,17 +178,19 @@ class Pool:
         Args:
             seconds: for each try, from the first octet sent.
             constant: more parameters, which go before the others.
+            trip: told where it went.
 
         Raises:
             UpstreamError: the last try's; UpstreamUnavailable when none got as far as a connection.
         """
         ticket = Ticket(next(self._tickets))
+        trip = Trip() if trip is None else trip
         problem: UpstreamError | None = None
         actions = self._planner.want(trio.current_time(), ticket, kind)
         hand = self._at_once(actions, ticket)
         if hand is not None:
             try:
-                return await self._try(hand, parameters, constant, body, seconds)
+                return await self._try(hand, parameters, constant, body, seconds, trip)
             except UpstreamError as exc:
                 problem = exc
         waiter = self._waiters[ticket] = _Waiter()
@@ -203,7 +208,7 @@ class Pool:
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
-                    return await self._try(hand, parameters, constant, body, seconds)
+                    return await self._try(hand, parameters, constant, body, seconds, trip)
                 except UpstreamError as exc:
                     problem = exc
         finally:
@@ -276,10 +281,13 @@ class Pool:
         constant: ConstantParams,
         body: Body | None,
         seconds: float,
+        trip: Trip,
     ) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
-        self._planner.sent(trio.current_time(), link)
+        began = trio.current_time()
+        trip.upstream = self._names[self._planner.upstream_of(link)]
+        self._planner.sent(began, link)
         try:
             reply = await exchange(
                 self._streams[link],
@@ -298,6 +306,8 @@ class Pool:
             with trio.CancelScope(shield=True):
                 await self._finish(link, Outcome.ABANDONED)
             raise
+        finally:
+            trip.seconds = trio.current_time() - began
         await self._finish(link, Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED)
         return reply.answer
 

@@ -85,10 +85,11 @@ class Header(Processor):
     async def save(self, mail: Mail) -> SaveAnswer:
         """Put them there."""
         settings = self._context.settings
+        hostname = mail.envelope.session.hostname or settings.hostname
         mail.put_in_front(
             delivery_header(
                 mail.envelope,
-                hostname=settings.hostname,
+                hostname=hostname,
                 primary_mail_host=settings.header.primary_mail_host or settings.hostname,
                 now=self._context.now(),
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import ClassVar, Final, assert_never, final
@@ -12,7 +12,7 @@ from typing import ClassVar, Final, assert_never, final
 import trio
 
 from trio_fcgimail.config import MaildirSettings, MaildirUser
-from trio_fcgimail.mail import Envelope
+from trio_fcgimail.mail import Envelope, LfLines
 from trio_fcgimail.server.maildir import Maildir, Novelty, Owner
 from trio_fcgimail.server.processors.interface import (
     Context,
@@ -28,7 +28,7 @@ from trio_fcgimail.server.processors.interface import (
     Stored,
 )
 from trio_fcgimail.server.spool import SpoolReadError
-from trio_fcgimail.smtp import EnhancedCode, Mailbox, Reply, catalogue
+from trio_fcgimail.smtp import BodyType, EnhancedCode, Mailbox, Reply, catalogue
 
 LOOK_BACK_SECONDS: Final = 5 * 86_400  # RFC 5321 4.5.4.1: senders give up after four or five days
 _THREADS: Final = 20  # ours: half of what Trio starts, so that a disk that hangs leaves the spool its own
@@ -105,7 +105,7 @@ class MailDir(Processor):
     async def _deliver(self, mail: Mail, maildir: Maildir) -> Novelty:
         delivery = maildir.delivery()
         try:
-            async with aclosing(mail.pieces()) as pieces:
+            async with aclosing(_as_file(mail)) as pieces:
                 async for piece in pieces:
                     await delivery.write(piece)
             stored = await delivery.commit(mail.digest)
@@ -126,6 +126,19 @@ class MailDir(Processor):
                 limiter=self._limiter,
             )
         return self._maildirs[name]
+
+
+async def _as_file(mail: Mail) -> AsyncGenerator[bytes, None]:
+    """The mail with LFs, as readers of maildirs have it; one that may hold binary octets stays as it is (RFC 3030)."""
+    async with aclosing(mail.pieces()) as pieces:
+        if mail.envelope.body_type is BodyType.BINARY_MIME:
+            async for piece in pieces:
+                yield piece
+            return
+        lines = LfLines()
+        async for piece in pieces:
+            yield lines.convert(piece)
+        yield lines.finish()
 
 
 def maildir_of(settings: MaildirSettings, name: str) -> Path:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from typing import Final, TypeVar, final
+from typing import Annotated, Final, TypeVar, final
 
 import msgspec
 import trio
 
+from trio_fcgimail.mail import Meaning
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.metrics import Metric
 from trio_fcgimail.server.pool import Kind
 
+MAX_LINE_CHARACTERS: Final = 1000  # ours: of a mail as it is shown; 10 of them, at 4 octets each, are below 64 KiB
 MAX_MESSAGE_OCTETS: Final = 64 << 20  # ours: settings may name very many hosts, and nothing else is large
 _LENGTH: Final = struct.Struct("!I")
 _RECEIVE_OCTETS: Final = 65_536
@@ -75,9 +78,14 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
 
 
 class Enter(msgspec.Struct, tag=True, frozen=True):
-    """May there be one connection more? A ``Verdict`` with the same number is the answer."""
+    """May there be one connection more? A ``Verdict`` with the same number is the answer.
+
+    Args:
+        listener: by which it comes, when that has a limit of its own; else "".
+    """
 
     number: int
+    listener: str = ""
 
 
 class Admit(msgspec.Struct, tag=True, frozen=True):
@@ -100,7 +108,9 @@ class Count(msgspec.Struct, tag=True, frozen=True):
 
 
 class Left(msgspec.Struct, tag=True, frozen=True):
-    """There is one connection fewer."""
+    """There is one connection fewer, by that listener."""
+
+    listener: str = ""
 
 
 class Released(msgspec.Struct, tag=True, frozen=True):
@@ -154,7 +164,47 @@ class LeasesScarce(msgspec.Struct, tag=True, frozen=True):
     is_scarce: bool
 
 
-ForDesk = Enter | Admit | Count | Left | Released | AskLease | LowerLease | ReleaseLease
+_Label = Annotated[str, msgspec.Meta(max_length=300)]
+_Number = Annotated[float, msgspec.Meta(ge=0, le=1e18)]
+_Line = Annotated[str, msgspec.Meta(max_length=MAX_LINE_CHARACTERS)]
+
+
+class Counted(msgspec.Struct, tag=True, frozen=True):
+    """Numbers that have changed, as they are now: counters from the child's start on.
+
+    Args:
+        samples: each a metric, the values of its labels, and its numbers.
+    """
+
+    samples: list[tuple[Metric, tuple[_Label, ...], tuple[_Number, ...]]]
+
+
+class MailSeen(msgspec.Struct, tag=True, frozen=True):
+    """A mail that got its verdict, for people to see. All texts are clean and cut.
+
+    Args:
+        time: seconds of the wall clock.
+        milliseconds: from the end of its data to the verdict; of the script alone below.
+    """
+
+    time: _Number
+    queue_id: _Line
+    peer: _Line
+    helo: _Line
+    mail_from: _Line
+    rcpts: _Line
+    subject: _Line
+    octets: _Number
+    verdict: Meaning
+    reply: _Line
+    reason: _Line
+    milliseconds: _Number
+    script_milliseconds: _Number
+    upstream: _Line
+    stderr: _Line
+
+
+ForDesk = Counted | MailSeen | Enter | Admit | Count | Left | Released | AskLease | LowerLease | ReleaseLease
 FromDesk = Verdict | LeaseGranted | LeasesScarce
 ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping | FromDesk
 ToParent = Ready | Failed | Pong | ForDesk
@@ -180,7 +230,12 @@ class Channel:
         self._posted = trio.Event()
         self._sending = trio.Lock()
 
-    def post(self, message: ToChild | ToParent) -> None:
+    @property
+    def is_clear(self) -> bool:
+        """Whether all that was posted has been taken to be sent."""
+        return not self._unsent
+
+    def post(self, message: msgspec.Struct) -> None:
         """Have one message sent by ``write_out``, without waiting for the other side to read."""
         data = self._encoder.encode(message)
         self._unsent += _LENGTH.pack(len(data)) + data
@@ -193,7 +248,7 @@ class Channel:
             self._posted = trio.Event()
             await self._flush()
 
-    async def send(self, message: ToChild | ToParent) -> None:
+    async def send(self, message: msgspec.Struct) -> None:
         """Send one message, and those posted before it; to nobody, when the other side is gone."""
         self.post(message)
         await self._flush()

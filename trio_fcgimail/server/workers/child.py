@@ -25,11 +25,12 @@ import trio
 
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.app import Ending, Server
-from trio_fcgimail.server.entrance import Entrance, open_entrance
+from trio_fcgimail.server.entrance import Entrance, open_entrances
+from trio_fcgimail.server.gateway import Observer
 from trio_fcgimail.server.groups import leaves
+from trio_fcgimail.server.listenerlogs import LogFiles, open_logs
 from trio_fcgimail.server.listeners import StartError
 from trio_fcgimail.server.log import LogObserver, make_log
-from trio_fcgimail.server.logfile import LogFile
 from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.tlsnames import be_quiet_about_names
 from trio_fcgimail.server.workers.budget import SharedBudget
@@ -55,6 +56,7 @@ from trio_fcgimail.server.workers.channel import (
     Verdict,
 )
 from trio_fcgimail.server.workers.ledger import SharedLedger
+from trio_fcgimail.server.workers.reporter import RecentMails, Reporter
 from trio_fcgimail.server.workers.rights import Identity, become
 
 EXIT_CUT: Final = 3  # sessions were cut; 0 is for a drained server, 1 for a failure
@@ -87,14 +89,19 @@ async def _main(descriptor: int) -> int:
 async def _serve(start: Start, channel: Channel) -> int:
     settings = pickle.loads(start.settings)  # noqa: S301 - from our own parent, over a private socket pair
     assert isinstance(settings, Settings)
-    file = LogFile(settings.log.file)
+    file = open_logs(settings)
     log = make_log(settings.log, file)
     if settings.workers > 1:
         log = log.bind(worker=start.number)
     ledger = SharedLedger(channel.post)
     share = max(settings.fastcgi.max_connections // settings.workers, 1)
     budget = SharedBudget([str(address) for address in settings.fastcgi.upstreams], _Leasing(channel), share)
-    server = Server(settings, log=log, observers=[LogObserver(log)], ledger=ledger, budget=budget)
+    recent, has_status = RecentMails(), settings.status.address is not None
+    observers: list[Observer] = [LogObserver(log)]
+    if has_status:
+        observers.append(recent)
+    server = Server(settings, log=log, observers=observers, ledger=ledger, budget=budget)
+    reporter = Reporter(channel, server.samples, recent)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
     try:
@@ -105,12 +112,16 @@ async def _serve(start: Start, channel: Channel) -> int:
             orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
+            if has_status:
+                nursery.start_soon(reporter.run)
             await nursery.start(_stop_at_term, server)
             async with server.ready():
                 channel.post(Ready())
                 await orders.begun.wait()
                 if not server.is_stopping:
                     ending = await server.serve(list(zip(entrances, sockets, strict=True)))
+                if has_status:
+                    await reporter.finish()
             nursery.cancel_scope.cancel()
     finally:
         for listener in (one for several in sockets for one in several):
@@ -121,8 +132,8 @@ async def _serve(start: Start, channel: Channel) -> int:
 
 def _open_entrances(settings: Settings, start: Start) -> list[Entrance]:
     with files_in_memory(settings, start.files) as moved:
-        pairs = zip(settings.listeners, moved.listeners, strict=True)
-        return [replace(open_entrance(moved, there), settings=listener) for listener, there in pairs]
+        pairs = zip(settings.listeners, open_entrances(moved), strict=True)
+        return [replace(entrance, settings=listener) for listener, entrance in pairs]
 
 
 def _inherit(descriptor: int) -> trio.SocketListener:
@@ -164,7 +175,7 @@ class _Orders:
         ledger: SharedLedger,
         budget: SharedBudget,
         share: int,
-        file: LogFile,
+        file: LogFiles,
         log: structlog.typing.FilteringBoundLogger,
     ) -> None:
         self.begun = trio.Event()

@@ -14,11 +14,14 @@ import trio
 from trio_fcgimail.config import Settings
 from trio_fcgimail.server.ledger import Accounts, Rate
 from trio_fcgimail.server.limits import Limit
+from trio_fcgimail.server.listeners import connection_caps
+from trio_fcgimail.server.metrics import Series
 from trio_fcgimail.server.rates import Network
 from trio_fcgimail.server.workers.channel import (
     Admit,
     AskLease,
     Count,
+    Counted,
     Enter,
     ForDesk,
     FromDesk,
@@ -26,11 +29,13 @@ from trio_fcgimail.server.workers.channel import (
     LeasesScarce,
     Left,
     LowerLease,
+    MailSeen,
     Released,
     ReleaseLease,
     Verdict,
 )
 from trio_fcgimail.server.workers.leases import Granted, Holder, LeaseBook, LeaseError, Notice, Scarcity
+from trio_fcgimail.server.workers.totals import CountError, Totals
 
 _RATES: Final = {rate.value: rate for rate in Rate}
 _NETWORK_OCTETS: Final = (4, 8)  # of rates.network_of
@@ -47,7 +52,7 @@ class _Client:
 
     def __init__(self, post: Callable[[FromDesk], None]) -> None:
         self.post = post
-        self.entered = 0
+        self.entered: Counter[str] = Counter()  # by their listeners
         self.admitted: Counter[Network] = Counter()
 
 
@@ -58,10 +63,15 @@ class Desk:
     Args:
         settings: whose limits hold at first.
         clock: seconds; must not go back.
+
+    Attributes:
+        totals: what they have counted.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = trio.current_time) -> None:
         self._accounts = Accounts(settings.limits, clock)
+        self._listeners = {""}  # that any settings have named
+        self.totals = Totals()
         self._leases = LeaseBook()
         self._clients: dict[Holder, _Client] = {}
         self._last_holder = 0
@@ -69,7 +79,9 @@ class Desk:
 
     def change(self, settings: Settings) -> None:
         """Others limits hold from here on, for the children of all settings."""
-        self._accounts.change(settings.limits)
+        caps = connection_caps(settings.listeners)
+        self._accounts.change(settings.limits, caps)
+        self._listeners |= set(caps)
         fastcgi = settings.fastcgi
         upstreams = [str(address) for address in fastcgi.upstreams]
         self._tell(self._leases.set_rules(upstreams, fastcgi.max_connections, fastcgi.reserve_for_validate))
@@ -89,8 +101,9 @@ class Desk:
     def leave(self, holder: Holder) -> None:
         """A child is gone, and everything that it took up is free."""
         client = self._clients.pop(holder)
-        for _ in range(client.entered):
-            self._accounts.leave()
+        self.totals.leave(holder)
+        for listener in client.entered.elements():
+            self._accounts.leave(listener)
         for network in client.admitted.elements():
             self._accounts.release(network)
         self._tell(self._leases.forget(holder))
@@ -103,29 +116,50 @@ class Desk:
         """
         client = self._clients[holder]
         match message:
-            case Enter(number=number):
-                limit = self._accounts.enter()
-                client.entered += limit is None
-                client.post(Verdict(number, limit))
+            case Enter(number=number, listener=listener):
+                client.post(Verdict(number, self._enter(client, listener)))
             case Admit(number=number, network=network):
                 client.post(Verdict(number, self._admit(client, network)))
             case Count(number=number, limit=limit, network=network):
                 client.post(Verdict(number, self._count(limit, network)))
-            case Left():
-                if not client.entered:
-                    raise MisuseError("a connection fewer than none")
-                client.entered -= 1
-                self._accounts.leave()
+            case Left(listener=listener):
+                self._leave(client, listener)
             case Released(network=network):
                 self._release(client, network)
             case AskLease() | LowerLease() | ReleaseLease():
                 self._tell(self._lease(holder, message))
+            case Counted():
+                self._hear_counts(holder, message)
+            case MailSeen():
+                self.totals.see(message)
             case _:
                 assert_never(message)
 
+    def _hear_counts(self, holder: Holder, message: Counted) -> None:
+        try:
+            self.totals.hear(holder, [(Series(metric, labels), values) for metric, labels, values in message.samples])
+        except CountError as exc:
+            raise MisuseError(str(exc)) from exc
+
+    def _enter(self, client: _Client, listener: str) -> Limit | None:
+        if listener not in self._listeners:
+            raise MisuseError("no such listener")
+        limit = self._accounts.enter(listener)
+        if limit is None:
+            client.entered[listener] += 1
+        return limit
+
+    def _leave(self, client: _Client, listener: str) -> None:
+        if listener not in client.entered:
+            raise MisuseError("a connection fewer than none")
+        client.entered[listener] -= 1
+        if not client.entered[listener]:
+            del client.entered[listener]
+        self._accounts.leave(listener)
+
     def _admit(self, client: _Client, network: Network) -> Limit | None:
         _check(network)
-        if client.admitted.total() >= client.entered:
+        if client.admitted.total() >= client.entered.total():
             raise MisuseError("more connections by address than in all")
         limit = self._accounts.admit(network)
         if limit is None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +33,7 @@ from trio_fcgimail.server.workers.channel import (
 )
 from trio_fcgimail.server.workers.child import EXIT_CUT
 from trio_fcgimail.server.workers.desk import Desk, MisuseError
+from trio_fcgimail.server.workers.processes import put_away, spawn
 from trio_fcgimail.server.workers.rights import Identity
 from trio_fcgimail.server.workers.sockets import Sockets
 
@@ -43,14 +41,13 @@ START_SECONDS: Final = 60.0  # ours: a Python that has not come up by then never
 GRACE_SECONDS: Final = 10.0  # ours: beyond drain_seconds, before a child that does not end is killed
 SILENCE_SECONDS: Final = 60.0  # ours: a child whose loop stood still for so long has missed all its deadlines
 _GOODBYE_SECONDS: Final = 5.0  # for a child whose parent is cancelled
+_LAST_WORDS_SECONDS: Final = 1.0  # for what a child that is gone has sent: it is there already
 _FIRST_PAUSE_SECONDS: Final = 0.5  # before a child that died is replaced; doubled each time
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _STEADY_SECONDS: Final = 60.0  # who lived so long did not die of the start
 
-_MAX_WORD_OCTETS: Final = 65_536  # of a message of a child, which is trusted no further than the network that it reads
+_PROGRAM: Final = "trio_fcgimail.server.workers.child"
 _DECODER: Final = msgspec.msgpack.Decoder(ToParent)
-# The child finds modules where we found them, and nowhere else: not in the current folder.
-_CODE: Final = "import sys; sys.path[:] = {path!r}; from trio_fcgimail.server.workers.child import main; main()"
 
 
 @final
@@ -94,11 +91,16 @@ class _Child:
         self.process = process
         self.channel = channel
         self.ready = trio.Event()
+        self.is_heard_out = trio.Event()
         self._silent_since: float | None = None
 
     @property
     def has_answered(self) -> bool:
         return self._silent_since is None
+
+    def has_answered_since(self, then: float) -> bool:
+        """Whether no question is open that was asked before."""
+        return self._silent_since is None or self._silent_since >= then
 
     def ping(self, now: float) -> bool:
         """Ask it whether it lives. False when it has been silent for too long."""
@@ -172,9 +174,18 @@ class Generation:
         return self._closing.is_set()
 
     @property
+    def size(self) -> int:
+        """How many processes it has."""
+        return len(self._children)
+
+    @property
     def is_alive(self) -> bool:
         """Whether there are children, and all of them have answered the last ping."""
         return bool(self._children) and all(child.has_answered for child in self._children)
+
+    def has_answered_since(self, then: float) -> bool:
+        """Whether one child at least is ready, and has no question open that was asked before."""
+        return any(child.ready.is_set() and child.has_answered_since(then) for child in self._children)
 
     def begin(self) -> None:
         """Have all children accept; to be called once ``run`` has started."""
@@ -241,7 +252,7 @@ class Generation:
         """One child, from its start to its end. Raises ListenError, in a group, when it does not come to serve."""
         try:
             with self._handed_down() as sockets:
-                process, channel = await _spawn([descriptor for several in sockets for descriptor in several])
+                process, channel = await spawn(_PROGRAM, [descriptor for several in sockets for descriptor in several])
         except OSError as exc:
             raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
         channel.post(_start_message(number, self.plan, sockets))  # before the desk posts anything
@@ -259,12 +270,14 @@ class Generation:
                 task_status.started()
                 nursery.start_soon(self._kill_in_time, child)
                 code = await process.wait()
+                with trio.move_on_after(_LAST_WORDS_SECONDS):
+                    await child.is_heard_out.wait()
                 nursery.cancel_scope.cancel()
             self._judge(child, code)
         finally:
             self._children.discard(child)
             self._desk.leave(child.holder)
-            await _put_away(process, channel, _GOODBYE_SECONDS if self._begun.is_set() else 0)
+            await put_away(process, channel, _GOODBYE_SECONDS if self._begun.is_set() else 0)
 
     async def _listen(self, child: _Child) -> None:
         try:
@@ -272,6 +285,8 @@ class Generation:
         except (msgspec.DecodeError, MisuseError) as exc:
             self._log.error("worker not understood; killing it", worker=child.number, problem=str(exc))
             child.process.kill()
+        finally:
+            child.is_heard_out.set()
 
     def _greet(self, child: _Child) -> None:
         """What it was not told of, as it had not started."""
@@ -316,44 +331,6 @@ class Generation:
 
 def _told(group: BaseExceptionGroup[BaseException]) -> str:
     return "; ".join(str(exc) for exc in leaves(group))
-
-
-async def _put_away(process: trio.Process, channel: Channel, seconds: float) -> None:
-    """Have no process left, even when we were cancelled: one that still lives may say goodbye to its clients."""
-    with trio.CancelScope(shield=True):
-        if process.returncode is None:
-            with trio.move_on_after(seconds):
-                await channel.send(Cut())
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()  # which is at once
-        await channel.aclose()
-
-
-async def _spawn(descriptors: list[int]) -> tuple[trio.Process, Channel]:
-    """Start a child that has these file descriptors, and one end of a channel. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = await trio.lowlevel.open_process(
-                [
-                    sys.executable,
-                    *(f"-W{option}" for option in sys.warnoptions),
-                    "-P",
-                    "-c",
-                    _CODE.format(path=sys.path),
-                    str(theirs.fileno()),
-                ],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno(), *descriptors],
-                process_group=0,  # a signal of the terminal is for us, and we tell the children
-            )
-        except BaseException:
-            ours.close()
-            raise
-    ours.setblocking(False)
-    return process, Channel(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), _MAX_WORD_OCTETS)
 
 
 def _start_message(number: int, plan: Plan, sockets: list[list[int]]) -> Start:

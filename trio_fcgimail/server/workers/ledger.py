@@ -47,13 +47,13 @@ class SharedLedger:
         self._questions: dict[int, _Question] = {}
         self._is_forsaken = False
 
-    async def enter(self) -> Limit | None:
+    async def enter(self, listener: str = "") -> Limit | None:
         """As in `Ledger`."""
-        return await self._ask(Enter(next(self._numbers)), Left(), Limit.CONNECTIONS)
+        return await self._ask(Enter(next(self._numbers), listener), Left(listener), Limit.CONNECTIONS)
 
-    def leave(self) -> None:
+    def leave(self, listener: str = "") -> None:
         """As in `Ledger`."""
-        self._post(Left())
+        self._post(Left(listener))
 
     async def admit(self, network: Network) -> Limit | None:
         """As in `Ledger`."""

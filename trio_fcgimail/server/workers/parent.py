@@ -27,16 +27,20 @@ from trio_fcgimail.server.app import Ending
 from trio_fcgimail.server.entrance import open_entrance
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
+from trio_fcgimail.server.metrics import Metric, Series
 from trio_fcgimail.server.systemd import Notifier
 from trio_fcgimail.server.workers.certificates import Watch, read_files
 from trio_fcgimail.server.workers.channel import Reopen, Retire, Stop
 from trio_fcgimail.server.workers.desk import Desk
 from trio_fcgimail.server.workers.generation import Generation, Plan
+from trio_fcgimail.server.workers.report import Report
 from trio_fcgimail.server.workers.rights import RightsError, find_identity
 from trio_fcgimail.server.workers.sockets import Sockets
+from trio_fcgimail.server.workers.statuskeeper import StatusKeeper, StatusPlan
 
 PING_SECONDS: Final = 10.0  # ours: how often children are asked whether they live, when systemd does not want it sooner
 WATCH_SECONDS: Final = 5.0  # ours: how often we look at the files of certificates
+PATIENCE_SECONDS: Final = 5.0  # ours: a process that has not answered for so long is not healthy
 _BEATS: Final = 4  # in the time that systemd waits for one
 
 
@@ -57,6 +61,7 @@ class Supervisor:
         reread: gives the settings anew for a reload. Raises ConfigErrors when they are wrong.
         handed: the sockets of systemd, by their names; ours from here on.
         notifier: tells systemd how we are.
+        adopted: told the settings that a reload has brought.
 
     Attributes:
         lost: how many children died before their time.
@@ -72,6 +77,7 @@ class Supervisor:
         reread: Callable[[], Settings],
         handed: Mapping[str, Sequence[trio.SocketListener]] | None = None,
         notifier: Notifier | None = None,
+        adopted: Callable[[Settings], None] = lambda _settings: None,
     ) -> None:
         self.lost = 0
         self.reloads = 0
@@ -80,10 +86,12 @@ class Supervisor:
         self._log = log
         self._reread = reread
         self._notifier = notifier or Notifier()
+        self._adopted = adopted
         self._sockets = Sockets(handed or {})
         self._generations: list[Generation] = []  # the current one last
         self._watch = Watch(settings)
         self._desk = Desk(settings)
+        self._status_page = StatusKeeper(log, self._report)
         self._wishes: set[_Wish] = set()
         self._wished = trio.Event()
         self._stopping = trio.Event()
@@ -114,6 +122,7 @@ class Supervisor:
         """Have the children open their log files anew."""
         for generation in self._generations:
             generation.tell(Reopen())
+        self._status_page.reopen_logs()
 
     def _wish(self, wish: _Wish) -> None:
         self._wishes.add(wish)
@@ -139,11 +148,13 @@ class Supervisor:
                     self._notifier.ready(self._status())
                     task_status.started(tuple(self._sockets.addresses()))
                     beating.start_soon(self._beat)
+                    beating.start_soon(self._status_page.run)
                     await self._steer(generations)
                     self._end()
                 beating.cancel_scope.cancel()
         finally:
             self._sockets.close_all()
+            self._status_page.close()
         self._log.info("stopped", ending=self._ending.value)
         return self._ending
 
@@ -216,6 +227,7 @@ class Supervisor:
             return problems
         self.reloads += 1
         self._settings = settings
+        self._adopted(settings)
         for problem in self._sockets.change_rights(settings):
             self._log.error("reloaded, but", problem=problem)
         self._log.info("reloaded", addresses=self._addresses(), workers=settings.workers)
@@ -232,15 +244,20 @@ class Supervisor:
         for listener in settings.listeners:
             open_entrance(settings, listener)  # a certificate is looked at before anybody is asked to serve it
         added = await self._sockets.open(settings)
+        status_plan: StatusPlan | None = None
         try:
+            status_plan = await self._status_page.prepare(settings, identity)
             plan = Plan(settings, read_files(settings), identity)
             generation = await generations.start(self._run_generation, plan)
         except BaseException:
             self._sockets.close(added)
+            if status_plan is not None:
+                self._status_page.discard(status_plan)
             raise
         old = [one for one in self._generations if one is not generation and not one.is_closing]
         self._watch = watch
         self._desk.change(settings)
+        self._status_page.use(status_plan)
         generation.begin()
         for one in old:
             one.end(Retire())
@@ -258,3 +275,24 @@ class Supervisor:
 
     def _count_loss(self) -> None:
         self.lost += 1
+
+    # The status page
+
+    def _report(self, mails_seen: int) -> Report:
+        totals = self._desk.totals
+        workers = sum(generation.size for generation in self._generations)
+        own = (
+            (Series(Metric.RELOADS, ("done",)), (float(self.reloads),)),
+            (Series(Metric.RELOADS, ("failed",)), (float(self.failed_reloads),)),
+            (Series(Metric.WORKER_DEATHS), (float(self.lost),)),
+            (Series(Metric.WORKERS), (float(workers),)),
+        )
+        then = trio.current_time() - PATIENCE_SECONDS
+        is_alive = bool(self._generations) and self._generations[-1].has_answered_since(then)
+        return Report(
+            samples=[(series.metric, series.labels, values) for series, values in (*own, *totals.samples())],
+            mails=list(totals.mails_after(mails_seen)),
+            mails_seen=totals.mails_seen,
+            is_alive=is_alive,
+            is_serving=is_alive and not self.is_stopping,
+        )

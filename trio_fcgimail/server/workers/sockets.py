@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 import trio
 
-from trio_fcgimail.config import BoundAddress, ListenAddress, ListenerSettings, Settings, SystemdAddress
+from trio_fcgimail.config import BoundAddress, ListenerSettings, Settings, SystemdAddress
 from trio_fcgimail.server.listeners import (
+    ListenerKey,
     ListenError,
     bound_address,
     change_rights,
     close_listener,
+    keyed,
     open_listeners,
 )
-
-Key = tuple[ListenAddress, int]  # with a number, as port 0 may stand there several times
 
 
 @final
@@ -31,7 +30,7 @@ class Sockets:
 
     def __init__(self, handed: Mapping[str, Sequence[trio.SocketListener]]) -> None:
         self._handed = handed
-        self._open: dict[Key, list[trio.SocketListener]] = {}
+        self._open: dict[ListenerKey, list[trio.SocketListener]] = {}
 
     def addresses(self) -> Iterator[BoundAddress]:
         """Where we really listen."""
@@ -40,13 +39,13 @@ class Sockets:
 
     def descriptors(self, settings: Settings) -> list[list[int]]:
         """The file descriptors of each listener, in the order of the settings."""
-        return [[one.socket.fileno() for one in self._all(key)] for key, _ in _keyed(settings)]
+        return [[one.socket.fileno() for one in self._all(key)] for key, _ in keyed(settings.listeners)]
 
-    async def open(self, settings: Settings) -> set[Key]:
+    async def open(self, settings: Settings) -> set[ListenerKey]:
         """Listen on what is not listened on yet; returns that. Raises ListenError, and then nothing has changed."""
-        added: set[Key] = set()
+        added: set[ListenerKey] = set()
         try:
-            for key, listener in _keyed(settings):
+            for key, listener in keyed(settings.listeners):
                 if key not in self._open:
                     self._open[key] = await self._open_one(listener)
                     added.add(key)
@@ -62,7 +61,7 @@ class Sockets:
             case _:
                 return await open_listeners(listener)
 
-    def close(self, keys: set[Key]) -> None:
+    def close(self, keys: set[ListenerKey]) -> None:
         """Listen no more on these; the files of unix sockets go."""
         for key in keys:
             for one in self._open.pop(key):
@@ -77,28 +76,21 @@ class Sockets:
 
     def close_all_but(self, settings: Settings) -> None:
         """Listen on what these settings name only."""
-        self.close(set(self._open) - {key for key, _ in _keyed(settings)})
+        self.close(set(self._open) - {key for key, _ in keyed(settings.listeners)})
 
     def change_rights(self, settings: Settings) -> list[str]:
         """Give unix sockets that were kept the mode and the group that are settings now; returns what went wrong."""
         problems = []
-        for _, listener in _keyed(settings):
+        for _, listener in keyed(settings.listeners):
             try:
                 change_rights(listener)
             except ListenError as exc:
                 problems.append(str(exc))
         return problems
 
-    def _all(self, key: Key) -> Sequence[trio.SocketListener]:
+    def _all(self, key: ListenerKey) -> Sequence[trio.SocketListener]:
         match key:
             case SystemdAddress(name=name), _:
                 return self._handed[name]
             case _:
                 return self._open[key]
-
-
-def _keyed(settings: Settings) -> Iterator[tuple[Key, ListenerSettings]]:
-    seen: Counter[ListenAddress] = Counter()
-    for listener in settings.listeners:
-        yield (listener.address, seen[listener.address]), listener
-        seen[listener.address] += 1

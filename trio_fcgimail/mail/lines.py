@@ -1,0 +1,24 @@
+"""CRLF made LF, as files of this system have it."""
+
+from __future__ import annotations
+
+from typing import final
+
+
+@final
+class LfLines:
+    """Makes LF of each CRLF, wherever the pieces are cut; a CR alone stays."""
+
+    def __init__(self) -> None:
+        self._held = b""  # a CR at the end of a piece
+
+    def convert(self, piece: bytes) -> bytes:
+        """One piece more."""
+        piece = self._held + piece
+        self._held = b"\r" if piece.endswith(b"\r") else b""
+        return piece[: len(piece) - len(self._held)].replace(b"\r\n", b"\n")
+
+    def finish(self) -> bytes:
+        """What is left."""
+        held, self._held = self._held, b""
+        return held
