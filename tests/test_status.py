@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.cli.support import configuration, deliver, write_configuration
 from tests.phpfpm import PhpFpm, children_of, open_folder
 from tests.server.responder_process import Store, storing
-from tests.server_process import SECONDS, ServerProcess, eventually, free_port, run_command
+from tests.server_process import SECONDS, UNMEASURED, ServerProcess, eventually, free_port, run_command
 from tests.support import Journal, settings
 from trio_fcgimail.cli.finding import State
 from trio_fcgimail.cli.statuscheck import check_status
@@ -362,7 +362,7 @@ def test_mail_goes_on_whatever_becomes_of_the_page(store: Store, folder: Path) -
     port = free_port()
     is_root = os.geteuid() == 0
     write_configuration(folder, text(store, port, 'user = "www-data"\n' if is_root else ""))
-    with ServerProcess("serve", folder=folder) as server:
+    with ServerProcess("serve", folder=folder, env=UNMEASURED) as server:
         eventually(lambda: status(port, "/healthz") == 200, "it is on")
         pid = page_of(server)
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

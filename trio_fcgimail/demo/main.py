@@ -65,10 +65,9 @@ async def run_demo(
         ConfigErrors: the hostname or the address is refused.
     """
     folder = Path(await trio.Path(folder).absolute())
-    with _private_folder() as private:
+    with _private_folder() as private, contextlib.closing(LogFile(LogStream.STDERR)) as file:
         path = private / _SOCKET_NAME
         settings = _settings(listen, hostname, path)
-        file = LogFile(LogStream.STDERR)
         log = make_log(settings.log, file)
         maildir = Maildir(folder, host=hostname)
         display = Display(console)
