@@ -12,10 +12,11 @@ import trio
 from tests.clients import missing
 from tests.phpfpm import open_folder, require_php
 from tests.trust.chaos.attempts import Attempt, Attempts, Phase, Route
-from tests.trust.chaos.course import Course, run
+from tests.trust.chaos.books import Books
+from tests.trust.chaos.course import Account, Course, run
 from tests.trust.chaos.faults import Fault
 from tests.trust.chaos.mails import Mail, Post
-from tests.trust.chaos.reckoning import reckon
+from tests.trust.chaos.reckoning import Reckoning, reckon
 from tests.trust.chaos.stage import Store
 
 SEED: Final = 20_261_122
@@ -36,7 +37,7 @@ def test_nothing_is_lost() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Bench:
     """A store and a sender's notes of two mails, each sent and stored once."""
 
     store: Store
@@ -67,43 +68,43 @@ def post() -> Post:
 
 
 @pytest.fixture
-def books(tmp_path: Path, post: Post) -> Books:
-    found = Books(Store(tmp_path), Attempts(), post)
+def books(tmp_path: Path, post: Post) -> Bench:
+    found = Bench(Store(tmp_path), Attempts(), post)
     for number in (1, 2):
         found.write(post.mail(number), number)
         found.attempt(number, number, replies=("250 2.0.0 OK",))
     return found
 
 
-def _lost(books: Books) -> None:
+def _lost(books: Bench) -> None:
     books.path(2).unlink()
 
 
-def _cut_short(books: Books) -> None:
+def _cut_short(books: Bench) -> None:
     mail = books.post.mail(2)
     books.path(2).unlink()
     books.write(mail, 2, mail.content[:-1])
 
 
-def _unsent(books: Books) -> None:
+def _unsent(books: Bench) -> None:
     books.attempt(2, 3, is_sent=False)
     books.write(books.post.mail(2), 3)
 
 
-def _twice(books: Books) -> None:
+def _twice(books: Bench) -> None:
     books.write(books.post.mail(2), 2)
 
 
-def _spool_was_full(books: Books) -> None:
+def _spool_was_full(books: Bench) -> None:
     books.attempt(2, 3, replies=("452 4.3.1 Insufficient storage",))
     books.write(books.post.mail(2), 3)
 
 
-def _nobody_sent(books: Books) -> None:
+def _nobody_sent(books: Bench) -> None:
     books.write(books.post.mail(2), 4)
 
 
-def _untaken(books: Books) -> None:
+def _untaken(books: Bench) -> None:
     books.attempt(3, 5, replies=("451 4.3.0 Later",))
 
 
@@ -118,7 +119,7 @@ def _untaken(books: Books) -> None:
         pytest.param(_nobody_sent, ["which never sent the whole of it"], id="from nowhere"),
     ],
 )
-def test_what_is_wrong_is_found(books: Books, spoil: Callable[[Books], None], problems: list[str]) -> None:
+def test_what_is_wrong_is_found(books: Bench, spoil: Callable[[Bench], None], problems: list[str]) -> None:
     spoil(books)
     breaches = reckon(books.store, books.attempts, books.post, 2).breaches
     assert [breach.number for breach in breaches] == [2] * len(problems)
@@ -126,14 +127,14 @@ def test_what_is_wrong_is_found(books: Books, spoil: Callable[[Books], None], pr
         assert any(problem in breach.problem for breach in breaches), breaches
 
 
-def test_a_mail_that_is_never_taken_is_found(books: Books) -> None:
+def test_a_mail_that_is_never_taken_is_found(books: Bench) -> None:
     _untaken(books)
     breaches = reckon(books.store, books.attempts, books.post, 3).breaches
     assert [breach.problem for breach in breaches] == ["never taken", "LOST: stored nowhere"]
 
 
 @pytest.mark.parametrize("replies", [(), ("451 4.3.0 Later",)], ids=["no answer", "451"])
-def test_a_double_is_explained_by_a_lost_answer(books: Books, replies: tuple[str, ...]) -> None:
+def test_a_double_is_explained_by_a_lost_answer(books: Bench, replies: tuple[str, ...]) -> None:
     books.attempt(2, 3, replies=replies)
     books.write(books.post.mail(2), 3)
     result = reckon(books.store, books.attempts, books.post, 2)
@@ -144,3 +145,14 @@ def test_a_double_is_explained_by_a_lost_answer(books: Books, replies: tuple[str
 def test_each_mail_can_be_made_again(post: Post) -> None:
     assert post.mail(7) == Post(SEED, 2048).mail(7)
     assert post.mail(7).digest != post.mail(8).digest
+
+
+def test_the_figures_of_several_runs_are_added(tmp_path: Path) -> None:
+    account = Account(Reckoning(mails=7, copies=8), 1.0)
+    account.cuts.update([Phase.ANSWER])
+    path = tmp_path / "account.json"
+    Books.of(account, 1).added_to(path)
+    books = Books.of(account, 2).added_to(path)
+    assert (books.figures["mails"], books.figures["copies stored"], books.seeds) == (14, 16, [1, 2])
+    assert books.cuts == {Phase.ANSWER.value: 2}
+    assert "seeds: 1, 2" in books.text()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tests.trust.chaos.course import Account
@@ -58,7 +58,8 @@ class Books:
                 getattr(self, name).update(before[name])
             self.left_out |= before["left_out"]
             self.seeds = before["seeds"] + self.seeds
-        path.write_text(json.dumps(asdict(self), indent=1))
+        told = {item.name: getattr(self, item.name) for item in fields(self)}
+        path.write_text(json.dumps(told, indent=1))
         return self
 
     def text(self) -> str:
