@@ -242,7 +242,7 @@ class Stage:
             case "half":
                 text = good[: good.index("[scripts]") + len("[scripts]") + 8]
             case "gone":
-                self._configuration.unlink()
+                self._configuration.unlink(missing_ok=True)
                 return "there is no file"
             case _:
                 text = good + bad if bad.startswith("[") else bad + good

@@ -1,7 +1,7 @@
 """Senders at a given rate, in a process of their own.
 
-Reads a plan as JSON from standard input, and writes one line of JSON each second: when, and how long each mail took
-from when it was due to its answer, so that a server which falls behind is seen to.
+Reads a plan as JSON from standard input, and writes one line of JSON each second: how long each mail took from
+when it was due to its answer, so that a server which falls behind is seen to.
 """
 
 import json
@@ -83,13 +83,17 @@ class _Load:
                 for _ in range(self._plan.senders):
                     senders.start_soon(self._send)
             nursery.cancel_scope.cancel()
+        self._tell_second()  # the last, which is none
 
     async def _tell(self) -> None:
         for number in range(1, sys.maxsize):
             await trio.sleep_until(self._began + number)
-            second, self.second = self.second, Second()
-            told = [round(one, 2) for one in second.milliseconds]
-            print(json.dumps({"second": number, "milliseconds": told, "failures": second.failures}), flush=True)
+            self._tell_second()
+
+    def _tell_second(self) -> None:
+        second, self.second = self.second, Second()
+        told = [round(one, 2) for one in second.milliseconds]
+        print(json.dumps({"milliseconds": told, "failures": second.failures}), flush=True)
 
     async def _send(self) -> None:
         """Connections, one after the other, until the time is over."""
