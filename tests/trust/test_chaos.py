@@ -20,7 +20,7 @@ from tests.trust.chaos.reckoning import Reckoning, reckon
 from tests.trust.chaos.stage import Store
 
 SEED: Final = 20_261_122
-COURSE: Final = Course(mails=300, faults=len(Fault), seed=SEED, senders=16, cut_share=0.2, tempo=0.2, largest=1_000_000)
+COURSE: Final = Course(mails=300, faults=len(Fault), seed=SEED, senders=16, cut_share=0.25, tempo=0.2, largest=1_000_000)
 
 
 def test_nothing_is_lost() -> None:

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ _LONGEST_PAUSE_SECONDS: Final = 3.0
 _IDLE_SECONDS: Final = 0.02
 _SHUT_OUT_SECONDS: Final = 0.2  # before a sender that could not connect tries again
 _EARLY: Final = (Phase.GREETING, Phase.HELLO, Phase.HANDSHAKE)
+_LATER: Final = tuple(phase for phase in Phase if phase not in _EARLY)
 _ROUTES: Final = (Route.PLAIN, Route.PLAIN, Route.PLAIN, Route.STARTTLS, Route.IMPLICIT, Route.LMTP)
 
 
@@ -100,7 +101,6 @@ class Senders:
         self._cut_share = cut_share
         self._connections = itertools.count(1)
         self._dice = random.Random(seed)
-        self._wanted = itertools.cycle(Phase)  # so that each has its turn
 
     @property
     def are_done(self) -> bool:
@@ -163,11 +163,13 @@ class Senders:
         if not attempt.replies or not all(reply.startswith("250") for reply in attempt.replies):
             self._bag.put_back(attempt.number)
 
-    def draw_cut(self, dice: random.Random) -> tuple[Phase, Manner] | None:
-        """Where and how to cut, if at all."""
+    def draw_cut(self, dice: random.Random, phases: Sequence[Phase]) -> tuple[Phase, Manner] | None:
+        """Where and how to cut, if at all: at one of these phases, that which was cut least often so far."""
         if dice.random() >= self._cut_share:
             return None
-        return next(self._wanted), dice.choice(tuple(Manner))
+        fewest = min(self.notes.cuts[phase] for phase in phases)
+        phase = dice.choice([phase for phase in phases if self.notes.cuts[phase] == fewest])
+        return phase, dice.choice(tuple(Manner))
 
     @property
     def doors(self) -> Doors:
@@ -184,7 +186,7 @@ class _Visit:
         self._connection = connection
         self._dice = dice
         self._wire: Wire | None = None
-        self._cut = senders.draw_cut(dice)
+        self._cut = senders.draw_cut(dice, tuple(Phase))
         wants_tls = self._cut is not None and self._cut[0] is Phase.HANDSHAKE
         self.route = dice.choice((Route.STARTTLS, Route.IMPLICIT) if wants_tls else _ROUTES)
         self._seen: set[int] = set()
@@ -223,7 +225,7 @@ class _Visit:
                 break
             number = following
             self._begin(number)
-            self._cut = _later(self._senders.draw_cut(self._dice))
+            self._cut = self._senders.draw_cut(self._dice, _LATER)
         await wire.send(b"QUIT\r\n")
         await wire.reply()
 
@@ -242,7 +244,8 @@ class _Visit:
             await self._shake_hands(wire)
             await wire.send(hello)
             self._expect(await wire.reply(), "250")
-        self._cut = _later(self._cut)
+        if self._cut is not None and self._cut[0] in _EARLY:
+            self._cut = None
 
     async def _shake_hands(self, wire: Wire) -> None:
         if self._cut is not None and self._cut[0] is Phase.HANDSHAKE:
@@ -379,8 +382,3 @@ class _Visit:
                 raise RefusedError(reply)
             if reply.startswith("421"):
                 break
-
-
-def _later(cut: tuple[Phase, Manner] | None) -> tuple[Phase, Manner] | None:
-    """The same within a mail, once the greetings are over."""
-    return (Phase.MAIL, cut[1]) if cut is not None and cut[0] in _EARLY else cut
