@@ -19,7 +19,7 @@ from tests.trust.cancellation.stage import MEMORY, Stage, Strike
 from tests.trust.cancellation.watch import Moment
 from tests.trust.cancellation.world import Scenario
 
-STEP: Final = 24
+STEP: Final = 40
 FIRST: Final = int(os.environ.get("FCGIMAIL_CANCELLATION_FIRST", datetime.now(UTC).toordinal() % STEP + 1))
 #: Where a transaction waits. Many of their awaits do not: they call what only looks as if it did, or enter a context.
 SHELL: Final = (

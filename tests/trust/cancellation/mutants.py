@@ -55,7 +55,7 @@ class Mutant:
             raise ValueError(f"{self.id}: not once in {self.owner.__name__}.{self.method}: {self.old}")
         names = dict(vars(sys.modules[self.owner.__module__]))
         changed = "from __future__ import annotations\n" + source.replace(self.old, self.new)
-        exec(compile(changed, inspect.getfile(function), "exec"), names)
+        exec(compile(changed, f"<{self.id}>", "exec"), names)
         setattr(self.owner, self.method, names[self.method])
         try:
             yield
@@ -159,7 +159,7 @@ MUTANTS: Final = (
         MailTransaction,
         "settle",
         "verdicts = await self._save(message, owed)",
-        f"verdicts = await self._save(message, owed)\n            if 'was cut' in verdicts[0].reason: {_A_LIE}",
+        f"verdicts = await self._save(message, owed)\n        if 'was cut' in verdicts[0].reason: {_A_LIE}",
         "cut",
         Target.CUT,
         "250 without a verdict",
