@@ -117,7 +117,7 @@ class World:
         self.folder = folder
         self.settings = settings
         self.authority = authority
-        self.store = Store(scenario.manner)
+        self.store: Store = Store(scenario.manner)
         self.problems: list[str] = []
         self.log = _Lines()
         self.scopes = {target: trio.CancelScope() for target in Target}
