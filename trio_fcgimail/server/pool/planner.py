@@ -70,6 +70,7 @@ class Planner:
         self._turn = 0
         self._last_want = 0.0
         self._gap = _LONGEST_GAP_SECONDS
+        self._is_over = False  # and nobody will tick
         self.deadline_hint = NEVER  # not after next_deadline(), and cheap to look at
         self._refusing_since: float | None = None  # when the last upstream began to refuse as well
 
@@ -233,7 +234,8 @@ class Planner:
         return self._assigned(now, actions)
 
     def close_idle(self) -> list[Action]:
-        """The end has come: keep nothing."""
+        """The end has come: keep nothing, also of what is still busy."""
+        self._is_over = True
         actions: list[Action] = []
         for connection in self._connections.values():
             if connection.state in (LinkState.IDLE, LinkState.ON_TRIAL):
@@ -355,6 +357,7 @@ class Planner:
     def _may_stay(self, now: float, connection: Connection, upstream: Upstream) -> bool:
         return (
             connection.keeps
+            and not self._is_over
             and now - connection.since < self._rules.max_kept_seconds
             and upstream.open <= upstream.wanted
             and not upstream.must_yield(connection)
