@@ -30,6 +30,7 @@ from fuzz import run  # noqa: E402 - found by the line above
 
 _MAX_INPUT_OCTETS: Final = 4096  # four times what hypothesis makes on average; more only makes each run slower
 _ONE_INPUT_SECONDS: Final = 300  # by the clock on the wall: on a busy machine a short one may take long
+_CHATTER: Final = ("#", "INFO:", "WARNING:", "stat::")  # the rest tells of a finding
 _FINDINGS: Final = ("crash-*", "timeout-*", "oom-*", "leak-*")
 _PROGRESS: Final = re.compile(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
 _EXECUTIONS: Final = re.compile(r"^stat::number_of_executed_units: +(\d+)", re.MULTILINE)
@@ -135,7 +136,8 @@ def fuzz(target: str, seconds: int, before: Sequence[str]) -> tuple[Figures, str
     )
     if done.returncode and not findings:
         raise RuntimeError(f"the fuzzer of {target} ended with {done.returncode}:\n{output}")
-    return figures, "\n".join([output, *map(str, findings)]) if findings else ""
+    told = [line for line in output.splitlines() if not line.startswith(_CHATTER)]
+    return figures, "\n".join([*told, *map(str, findings)]) if findings else ""
 
 
 def table(sums: dict[str, Figures]) -> str:

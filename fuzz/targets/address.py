@@ -136,7 +136,7 @@ EXPLAINS: Final[Mapping[Reason, Callable[[Difference], bool]]] = {
     Reason.UNICODE_BLANK: lambda it: any(character.isspace() and not character.isascii() for character in it.text),
     Reason.TOO_LONG: lambda it: it.ours is None and it.theirs is not None and _is_too_long(it.theirs, it.text),
     Reason.NO_HOST_NAME: _of_any_domain(_is_no_host_name),
-    Reason.NO_LITERAL: _of_any_domain(_is_no_literal),
+    Reason.NO_LITERAL: lambda it: _of_any_domain(_is_no_literal)(it) or _outside_quotes(r"\[[^\]]*\\")(it),
     Reason.OBSOLETE_WORDS: _outside_quotes(r'""\s*\.|\.\s*""'),
     Reason.OBSOLETE_ROUTE: _outside_quotes(r"^,|,[\s,]*[,:]"),
     Reason.QUOTED_PAIR: _of_text(r"\\[^ -~]"),
