@@ -18,7 +18,14 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import DsnWish, Envelope, Peer
 from trio_fcgimail.mail import Session as SessionFacts
-from trio_fcgimail.server.effort import EVENT_SECONDS, HANDSHAKE_SECONDS, OCTET_SECONDS, TURN_OCTETS, Effort
+from trio_fcgimail.server.effort import (
+    CONNECTION_SECONDS,
+    EVENT_SECONDS,
+    HANDSHAKE_SECONDS,
+    OCTET_SECONDS,
+    TURN_OCTETS,
+    Effort,
+)
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place, Rate
@@ -102,7 +109,7 @@ class Session:
         self._octets = 0  # received
         self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
-        self._effort = Effort(gateway.efforts, place.metered)
+        self._effort = Effort(gateway.efforts, place.metered, CONNECTION_SECONDS)  # which the doorman has accounted for
         self._octets_in_turn = 0
         self._events_in_turn = 0  # since others were last sure to have had theirs
         self._command_due: float | None = None  # while a command is waited for
