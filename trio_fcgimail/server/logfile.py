@@ -24,6 +24,11 @@ _DESCRIPTORS: Final = {LogStream.STDERR: 2, LogStream.STDOUT: 1}  # POSIX, <unis
 _Job = str | Callable[[], None]  # a line, or something to be done between two of them
 
 
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file; as root by no link: whoever may write to a folder of logs could have us write anywhere."""
+    return os.open(path, flags | (os.O_NOFOLLOW if os.geteuid() == 0 else 0), 0o666)
+
+
 @final
 class LogFile:
     """Where lines go: a file that can be opened anew after logrotate has moved it, a stream that is open, or nowhere.
@@ -57,7 +62,7 @@ class LogFile:
         # Neither has a buffer: Python would wait for its lock at exit, though the thread may hold it for ever.
         match self._target:
             case Path() as path:
-                return FileIO(path, "a")
+                return FileIO(path, "a", opener=_open_itself)
             case LogStream.OFF:
                 return FileIO(os.devnull, "w")
             case LogStream.STDERR | LogStream.STDOUT as stream:
