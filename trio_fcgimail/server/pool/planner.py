@@ -7,7 +7,7 @@ done now, in that order. ``next_deadline`` says when to call ``tick`` at the lat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final, assert_never, final
 
 from trio_fcgimail.server.pool.budget import Budget
@@ -266,7 +266,10 @@ class Planner:
     def _assign(self, now: float, actions: list[Action]) -> None:
         """Serve the line as far as there are connections. A save that must leave the reserve alone is passed by."""
         while heads := self._line.heads():
-            if not any(self._place(now, request, actions) for request in heads):
+            for request in heads:
+                if self._place(now, request, actions):
+                    break
+            else:
                 return
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
@@ -291,13 +294,12 @@ class Planner:
                 self._close(upstream.idle[0], actions)  # makes room for a fresh one
         return False
 
-    def _choice(self, request: Request) -> Iterator[Upstream]:
+    def _choice(self, request: Request) -> Sequence[Upstream]:
         """The upstreams, the best one first: least loaded, then in turns."""
         if len(self._upstreams) == 1:
-            yield self._upstreams[0]
-            return
+            return self._upstreams
         self._turn += 1
-        yield from sorted(
+        return sorted(
             self._upstreams,
             key=lambda one: (
                 one.index in request.refused_by,
