@@ -18,7 +18,14 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import DsnWish, Envelope, Peer
 from trio_fcgimail.mail import Session as SessionFacts
-from trio_fcgimail.server.effort import EVENT_SECONDS, HANDSHAKE_SECONDS, OCTET_SECONDS, TURN_OCTETS, Effort
+from trio_fcgimail.server.effort import (
+    EVENT_SECONDS,
+    HANDSHAKE_SECONDS,
+    OCTET_SECONDS,
+    QUESTION_SECONDS,
+    TURN_OCTETS,
+    Effort,
+)
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place, Rate
@@ -38,6 +45,7 @@ DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two m
 # Ours: one command takes some 20 µs. A client may have sent thousands of them at once, and what answers them without a
 # script waits for nothing, so that all other sessions would wait for it.
 _EVENTS_IN_TURN: Final = 32
+_EVENTS_IN_QUESTION: Final = round(QUESTION_SECONDS / EVENT_SECONDS)
 
 
 class Drain(Enum):
@@ -401,6 +409,7 @@ class Session:
         if (refusal := await self._place.count(Rate.RECIPIENTS)) is not None:
             self._answer(event, refusal)
             return
+        self._events_in_turn += _EVENTS_IN_QUESTION
         wish = DsnWish(event.notify, event.original)
         self._answer(event, await self._policy.recipient(self._transaction().draft, event.path, wish))
 
