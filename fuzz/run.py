@@ -16,13 +16,23 @@ from typing import Final
 HERE: Final = Path(__file__).resolve().parent
 
 # The dictionary of a target; SMTP and FastCGI have several targets for one wire format.
-_DICTIONARIES: Final = {"smtp_server": "smtp.dict", "proxy_header": "proxy.dict"}
+_DICTIONARIES: Final = {
+    "address": "address.dict",
+    "data_reader": "smtp.dict",
+    "proxy_header": "proxy.dict",
+    "smtp_server": "smtp.dict",
+}
 _DEFAULT_DICTIONARY: Final = "fastcgi.dict"
 
 
 def targets() -> list[str]:
     """The names of all targets."""
     return sorted(path.stem for path in (HERE / "targets").glob("*.py") if path.stem != "__init__")
+
+
+def work_folder(target: str) -> Path:
+    """Where the fuzzer keeps what it finds of a target."""
+    return Path(tempfile.gettempdir()) / f"fcgimail-fuzz-{target}"
 
 
 def libfuzzer_arguments(target: str, work: Path) -> list[str]:
@@ -51,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     sys.path.insert(0, str(HERE.parent))
     with atheris.instrument_imports():
         module = importlib.import_module(f"fuzz.targets.{target}")
-    work = Path(tempfile.gettempdir()) / f"fcgimail-fuzz-{target}"
+    work = work_folder(target)
     work.mkdir(exist_ok=True)
     atheris.Setup([sys.argv[0], *more, *libfuzzer_arguments(target, work)], module.check)
     atheris.Fuzz()

@@ -82,6 +82,24 @@ async def test_what_has_led_to_a_mail_pays_for_that_connection_only() -> None:
     assert efforts.spend(A, 0.1) == pytest.approx(0.1 / SHARE)
 
 
+async def test_a_connection_that_has_led_to_a_mail_is_paid_with_it(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    """Who comes with a connection for each mail, as fast as can be, is no waster."""
+    house = House(nursery, journal, "limits = { exempt_from = [] }", connect=ScriptedResponder(nursery).connect)
+    efforts = house.gateway.efforts
+    place = house.place()
+    assert await place.stand_for("192.0.2.1") is None
+    assert place.metered is not None
+    assert efforts.spend(place.metered, CONNECTION_SECONDS) == 0  # as the doorman does
+    client, _ = house.visit(place=place)
+    await client.hello()
+    await client.mail()
+    await client.ask(b"QUIT")
+    nothing = pytest.approx(0.0, abs=0.1 * CONNECTION_SECONDS / SHARE)
+    assert efforts.spend(place.metered, CREDIT_SECONDS) == nothing
+
+
 async def test_nobody_of_no_address_waits() -> None:
     assert Effort(Efforts(Clock()), None).spend(math.inf) == 0
 

@@ -80,14 +80,15 @@ class Effort:
 
     Args:
         network: whose it is; None for nobody's, who never waits.
+        spent: what was put to the account of the network for it already, in seconds.
     """
 
     __slots__ = ("_efforts", "_network", "_spent")
 
-    def __init__(self, efforts: Efforts, network: Network | None) -> None:
+    def __init__(self, efforts: Efforts, network: Network | None, spent: float = 0.0) -> None:
         self._efforts = efforts
         self._network = network
-        self._spent = 0.0  # since the last verdict
+        self._spent = spent  # since the last verdict
 
     def spend(self, seconds: float) -> float:
         """As in `Efforts`."""

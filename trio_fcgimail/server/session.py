@@ -19,6 +19,7 @@ from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import DsnWish, Envelope, Peer
 from trio_fcgimail.mail import Session as SessionFacts
 from trio_fcgimail.server.effort import (
+    CONNECTION_SECONDS,
     EVENT_SECONDS,
     HANDSHAKE_SECONDS,
     OCTET_SECONDS,
@@ -110,7 +111,7 @@ class Session:
         self._octets = 0  # received
         self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
-        self._effort = Effort(gateway.efforts, place.metered)
+        self._effort = Effort(gateway.efforts, place.metered, CONNECTION_SECONDS)  # which the doorman has accounted for
         self._octets_in_turn = 0
         self._events_in_turn = 0  # since others were last sure to have had theirs
         self._command_due: float | None = None  # while a command is waited for
