@@ -44,6 +44,7 @@ def test_a_log_that_is_a_link_is_not_written_as_root(
 ) -> None:
     """The user of a folder of logs could have root write into any file, at the next reopening."""
     monkeypatch.setattr(os, "geteuid", lambda: euid)
+    tmp_path.chmod(0o770)
     precious = tmp_path / "precious"
     precious.touch()
     (tmp_path / "log").symlink_to(precious)
@@ -57,8 +58,19 @@ def test_a_log_that_is_a_link_is_not_written_as_root(
     assert precious.read_text() == "hello\n"
 
 
+def test_a_link_of_roots_own_is_followed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Containers have their logs go to /dev/stdout, which is one."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert Path("/dev/stdout").is_symlink()
+    file = LogFile(Path("/dev/stdout"))
+    file.line("hello")
+    file.close()
+    assert capfd.readouterr().out == "hello\n"
+
+
 def test_a_log_that_becomes_a_link_is_not_reopened_as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    tmp_path.chmod(0o770)
     precious, log = tmp_path / "precious", tmp_path / "log"
     precious.touch()
     file = LogFile(log)

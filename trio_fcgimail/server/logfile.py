@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,8 +26,16 @@ _Job = str | Callable[[], None]  # a line, or something to be done between two o
 
 
 def _open_itself(path: str, flags: int) -> int:
-    """Open a file; as root by no link: whoever may write to a folder of logs could have us write anywhere."""
-    return os.open(path, flags | (os.O_NOFOLLOW if os.geteuid() == 0 else 0), 0o666)
+    """Open a file; as root by no link of others: who may write to a folder of logs could have us write anywhere."""
+    if os.geteuid() == 0 and not _is_roots_own(Path(path).parent):
+        flags |= os.O_NOFOLLOW
+    return os.open(path, flags, 0o666)
+
+
+def _is_roots_own(folder: Path) -> bool:
+    """Whether all that stands there was put there by root, such as /dev/stdout."""
+    status = folder.stat()
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @final

@@ -23,6 +23,7 @@ from trio_fcgimail.server.effort import (
     EVENT_SECONDS,
     HANDSHAKE_SECONDS,
     OCTET_SECONDS,
+    QUESTION_SECONDS,
     TURN_OCTETS,
     Effort,
 )
@@ -45,6 +46,7 @@ DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two m
 # Ours: one command takes some 20 µs. A client may have sent thousands of them at once, and what answers them without a
 # script waits for nothing, so that all other sessions would wait for it.
 _EVENTS_IN_TURN: Final = 32
+_EVENTS_IN_QUESTION: Final = round(QUESTION_SECONDS / EVENT_SECONDS)
 
 
 class Drain(Enum):
@@ -408,6 +410,7 @@ class Session:
         if (refusal := await self._place.count(Rate.RECIPIENTS)) is not None:
             self._answer(event, refusal)
             return
+        self._events_in_turn += _EVENTS_IN_QUESTION
         wish = DsnWish(event.notify, event.original)
         self._answer(event, await self._policy.recipient(self._transaction().draft, event.path, wish))
 
