@@ -22,6 +22,10 @@ class Driver(Protocol):
     def can_wait(self) -> bool:
         """Whether the clock can jump over the longest silence."""
 
+    @property
+    def can_reload(self) -> bool:
+        """Whether the server can be told to read its settings again."""
+
     def connect(self) -> None:
         """Connect; nothing is read."""
 
@@ -45,6 +49,9 @@ class Driver(Protocol):
 
     def set_down(self, is_down: bool) -> None:
         """Take the scripts away, or bring them back."""
+
+    def reload(self, *, is_good: bool) -> None:
+        """Have the settings read again, from a good file or from a bad one."""
 
     def seen(self) -> list[Seen]:
         """What the scripts were asked so far, in order."""

@@ -165,6 +165,10 @@ class MemoryDriver:
         return True
 
     @property
+    def can_reload(self) -> bool:
+        return False
+
+    @property
     def client(self) -> Dialogue:
         """Who talks to the server."""
         assert self._client is not None
@@ -218,6 +222,9 @@ class MemoryDriver:
 
     def set_down(self, is_down: bool) -> None:
         self._responder.act = refuse if is_down else self._script.act
+
+    def reload(self, *, is_good: bool) -> None:
+        raise AssertionError("there is no process that could be told")
 
     def seen(self) -> list[Seen]:
         return self._script.seen
