@@ -101,7 +101,9 @@ def main() -> int:
         except AssertionError as exc:
             print(f"model and server disagree: {exc}", *getattr(exc, "__notes__", ()), sep="\n", file=sys.stderr)
             code = 1
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BaseExceptionGroup) as exc:  # the latter when Trio was stopped within a step
+            if isinstance(exc, BaseExceptionGroup) and exc.subgroup(KeyboardInterrupt) is None:
+                raise
             code = 130
     for name, count in sorted(plan.counts.items(), key=lambda item: (len(item[0]) == _REPLIES, item[0])):
         print(f"{name}: {count:,}")
