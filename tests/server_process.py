@@ -136,6 +136,7 @@ class ServerProcess:
         env: Mapping[str, str | None] | None = None,
         ready: Callable[["ServerProcess"], object] | None = None,
         sockets: Sequence[tuple[str, socket.socket]] = (),
+        descriptors: int | None = None,
     ) -> None:
         """Prepare it.
 
@@ -145,6 +146,7 @@ class ServerProcess:
             env: further environment.
             ready: waits until it serves; by default for the log line that it listens, which tells the port.
             sockets: what it gets as from systemd, with their names.
+            descriptors: how many files each of its processes may have open; None for as many as we may.
         """
         self._folder = folder
         self._env = environment(env)
@@ -153,6 +155,8 @@ class ServerProcess:
         if sockets:
             names = ":".join(name for name, _ in sockets)
             self._command[:0] = [sys.executable, "-c", _HAND_OVER, names, ",".join(map(str, self._handed))]
+        if descriptors is not None:
+            self._command[:0] = ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(descriptors)]
         self._ready = ServerProcess._listening if ready is None else ready
         self._out, self._err = _Output(), _Output()
         self._process: subprocess.Popen[bytes] | None = None

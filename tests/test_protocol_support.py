@@ -2,129 +2,39 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import pytest
 from trio.testing import memory_stream_pair
 
 from fuzz.targets.smtp_server import Session
+from tests.pages import CODE, MODULE, ROOT, lines, names
 from tests.smtp import support
-from tests.smtp.test_auth import ROWS as AUTH_ROWS
-from tests.smtp.test_bdat import ROWS as BDAT_ROWS
-from tests.smtp.test_dsn import ROWS as DSN_ROWS
-from tests.smtp.test_lmtp import ROWS as LMTP_ROWS
-from tests.smtp.test_path_rows import ROWS as PATH_ROWS
-from tests.smtp.test_session_rows import ROWS as SESSION_ROWS
-from tests.smtp.test_smuggling import AT_START, MARKERS, TRUE_ENDS
-from tests.smtp.test_starttls import ROWS as STARTTLS_ROWS
-from tests.smtp.test_xclient import ROWS as XCLIENT_ROWS
-from tests.transcripts import load
 from trio_fcgimail.server.outlet import Outlet
 from trio_fcgimail.server.wire import StreamWire
 from trio_fcgimail.smtp import CommandRejected, ConnectionClosed, Extension, Reply, State, catalogue
 from trio_fcgimail.smtp.commands import WORDS
 
-ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = (ROOT / "docs" / "protocol-support.md").read_text(encoding="utf-8")
 DONE, NOT_DONE, SECURITY = "What we do", "What we do not do, and why", "Security"
 SUBJECTS: Final = 21  # of the section on security
 
-ROW_IDS: Final[Mapping[str, frozenset[str]]] = {
-    "tests/smtp/test_auth.py": frozenset(row.id for row in AUTH_ROWS),
-    "tests/smtp/test_bdat.py": frozenset(row.id for row in BDAT_ROWS),
-    "tests/smtp/test_dsn.py": frozenset(row.id for row in DSN_ROWS),
-    "tests/smtp/test_lmtp.py": frozenset(row.id for row in LMTP_ROWS),
-    "tests/smtp/test_path_rows.py": frozenset(row.id for row in PATH_ROWS),
-    "tests/smtp/test_session_rows.py": frozenset(row.id for row in SESSION_ROWS),
-    "tests/smtp/test_smuggling.py": frozenset(marker.id for marker in (*MARKERS, *AT_START, *TRUE_ENDS)),
-    "tests/smtp/test_starttls.py": frozenset(row.id for row in STARTTLS_ROWS),
-    "tests/smtp/test_xclient.py": frozenset(row.id for row in XCLIENT_ROWS),
-}
-DIALOGUES: Final = frozenset(f"tests/dialogues/{transcript.name}.txt" for transcript in load())
-
-CODE: Final = re.compile(r"`([^`\n]+)`")
-TEST: Final = re.compile(r"(?P<path>tests/[\w/-]+\.py)(?:::(?P<function>\w+)|\[(?P<rows>[^\[\]]+)\])?")
-MODULE: Final = re.compile(r"[\w/]+\.py")
 REPLY: Final = re.compile(r"\b([2-5][0-9]{2}) ([245]\.[0-9]+\.[0-9]+)")
-LINK: Final = re.compile(r"\]\(([\w.-]+\.md)(?:#[\w-]+)?\)")
 OUR_REPLIES: Final = frozenset(
     (str(reply.code), str(reply.enhanced)) for reply in vars(catalogue).values() if isinstance(reply, Reply)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A row of one of the page's tables."""
-
-    section: str
-    cells: tuple[str, ...]
-
-    @property
-    def subjects(self) -> list[str]:
-        """The words in code of its first cell: keywords and commands."""
-        return CODE.findall(self.cells[0])
-
-
-def lines(page: str) -> Iterator[Line]:
-    section = ""
-    for line in page.splitlines():
-        if line.startswith("## "):
-            section = line.removeprefix("## ")
-        elif line.startswith("| ") and not line.startswith(("| ---", "| RFC clause |", "| subject |")):
-            yield Line(section, tuple(cell.strip() for cell in line.strip("|").split("|")))
 
 
 def subjects(page: str, section: str) -> set[str]:
     return {subject for line in lines(page) if line.section == section for subject in line.subjects}
 
 
-@cache
-def functions(path: str) -> tuple[str, ...]:
-    """The functions at the top of a file: pytest runs those of them that are called test."""
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
-    return tuple(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
-def problem_of_test(name: str) -> str | None:
-    """Why a test that is named cannot be run, or None."""
-    if name.startswith("tests/dialogues/"):
-        return None if name in DIALOGUES or name == "tests/dialogues/NAME.txt" else f"no transcript: {name}"
-    found = TEST.fullmatch(name)
-    if found is None:
-        return f"no test: {name}"
-    path, function, rows = found["path"], found["function"], found["rows"]
-    if path == "tests/FILE.py":  # what the page explains its notation with
-        return None
-    if not Path(path).name.startswith("test_") or not (ROOT / path).is_file():
-        return f"no file of tests: {path}"
-    if function is not None and not (function.startswith("test_") and functions(path).count(function) == 1):
-        return f"no test: {name}"
-    if rows is not None and not {row.strip() for row in rows.split(",")} <= ROW_IDS.get(path, frozenset()):
-        return f"no such row: {name}"
-    return None
-
-
 def problems(page: str) -> list[str]:
     """Everything that is wrong with the page."""
     return [*names(page), *shape(page), *replies(page), *left_out(page), *boasts(page)]
-
-
-def names(page: str) -> Iterator[str]:
-    for name in CODE.findall(page):
-        if name.startswith("tests/"):
-            if (problem := problem_of_test(name)) is not None:
-                yield problem
-        elif MODULE.fullmatch(name) and not (ROOT / "trio_fcgimail" / name).is_file():
-            yield f"no module: {name}"
-    for target in LINK.findall(page):
-        if not (ROOT / "docs" / target).is_file():
-            yield f"no page: {target}"
 
 
 def shape(page: str) -> Iterator[str]:

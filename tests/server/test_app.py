@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -301,8 +301,15 @@ async def test_cut_tells_451_to_who_waits_and_421_to_the_others(
     assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.CUT.value]
 
 
+@pytest.mark.parametrize(
+    ("end", "ending"),
+    [
+        pytest.param(Server.stop, Ending.CUT, id="stopped"),
+        pytest.param(Server.retire, Ending.RETIRED, id="retired"),
+    ],
+)
 async def test_what_is_not_over_after_drain_seconds_is_cut(
-    responder: ScriptedResponder, journal: Journal, tmp_path: Path
+    end: Callable[[Server], None], ending: Ending, responder: ScriptedResponder, journal: Journal, tmp_path: Path
 ) -> None:
     hung = Hung()
     async with serving(_settings(tmp_path, "drain_seconds = 0.2"), journal) as house:
@@ -311,12 +318,12 @@ async def test_what_is_not_over_after_drain_seconds_is_cut(
         responder.act = hung.act
         await waiting.send(MAIL + b".\r\n")
         await hung.asked.wait()
-        house.server.stop()
+        end(house.server)
         seconds = elapsed()
         assert await waiting.rest() == TEMPFAIL + SHUTTING_DOWN
         assert 0.1 < seconds() < 5
         await house.close_clients()
-    assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.CUT.value]
+    assert [entry["ending"] for entry in journal.entries("stopped")] == [ending.value]
 
 
 async def test_a_cancelled_server_says_goodbye(responder: ScriptedResponder, journal: Journal, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 import trio
 
-from trio_fcgimail.server.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Stored
+from trio_fcgimail.server.maildir import LOOK_BACK_SECONDS, Maildir, Novelty, Owner, Stored
 
 DIGEST: Final = "0123456789abcdef" * 4
 OTHER_DIGEST: Final = "fedcba9876543210" * 4
@@ -213,8 +213,52 @@ async def test_path_that_is_a_file_is_an_oserror(maildir: Maildir, tmp_path: Pat
     (tmp_path / "Maildir").write_bytes(b"")
     with pytest.raises(OSError, match="Maildir"):
         await store(maildir, b"x")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         await maildir.prepare()
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("name", ["", "tmp", "new"])
+async def test_a_link_in_the_place_of_a_folder_leads_nowhere(name: str, tmp_path: Path) -> None:
+    """Its owner could have us, as root, write and give away what is not his."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    if name:
+        (tmp_path / "Maildir").mkdir()
+    (tmp_path / "Maildir" / name).symlink_to(theirs)
+    maildir = Maildir(tmp_path / "Maildir", host="mx.example.com", owner=Owner(os.getuid(), os.getgid()))
+    with pytest.raises(NotADirectoryError) as caught:
+        await store(maildir, b"x")
+    assert caught.value.filename == str(tmp_path / "Maildir" / name)
+    assert list(theirs.iterdir()) == []
+
+
+@pytest.mark.trio
+async def test_a_folder_that_was_swapped_for_a_link_is_not_given_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the making of a folder and its giving away its owner, who may rename it, has a moment."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    mkdir, fchown = os.mkdir, os.fchown
+    given: list[Path] = []
+
+    def swapping(path: Path, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        if Path(path).name == "tmp":
+            (tmp_path / "Maildir" / "tmp").rmdir()
+            (tmp_path / "Maildir" / "tmp").symlink_to(secret)
+
+    def recording(descriptor: int, uid: int, gid: int) -> None:
+        given.append(Path(f"/proc/self/fd/{descriptor}").resolve())
+        fchown(descriptor, uid, gid)
+
+    monkeypatch.setattr(os, "mkdir", swapping)
+    monkeypatch.setattr(os, "fchown", recording)
+    maildir = Maildir(tmp_path / "Maildir", host="mx.example.com", owner=Owner(os.getuid(), os.getgid()))
+    with pytest.raises(NotADirectoryError):
+        await store(maildir, b"x")
+    assert given == [tmp_path / "Maildir"]
 
 
 @pytest.mark.trio

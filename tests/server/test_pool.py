@@ -191,6 +191,23 @@ async def test_at_the_end_idle_connections_are_closed(nursery: trio.Nursery, aut
     assert world.open[ONE] == 0
 
 
+async def test_a_connection_is_not_kept_when_its_answer_comes_after_the_end(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A save outlives the server that was cancelled, and nobody would look after what it leaves."""
+    world = World(nursery, {ONE: [answering]})
+    async with pool_of(world, PoolRules(max_connections=60, is_known_to_keep=True, linger_seconds=0.02)) as pool:
+        await ask_all(pool, 30)
+        while not pool.snapshot().upstreams[0].idle:
+            await ask(pool)
+        nursery.start_soon(ask, pool)
+        while not pool.snapshot().upstreams[0].busy:
+            await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+    assert nothing_left(pool)
+    assert world.open[ONE] == 0
+
+
 # Retries
 
 

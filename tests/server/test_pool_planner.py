@@ -69,7 +69,7 @@ def test_a_connection_found_closed_goes_and_the_request_stays_first() -> None:
     assert isinstance(order, Open)
     pool.opened(0.001, order.link)
     pool.sent(0.001, order.link)
-    assert served(pool, 0.002, order.link) == [Hand(order.link, Ticket(11), is_used=True, keep_connection=False)]
+    assert served(pool, 0.002, order.link) == [Hand(order.link, Ticket(11), is_used=True, keep_connection=True)]
     assert pool.unusable(0.002, order.link) == [Close(order.link)]
     (again,) = pool.closed(0.002, order.link)
     assert isinstance(again, Open)

@@ -289,6 +289,31 @@ async def test_stop_while_a_reload_is_under_way_ends_all(journal: Journal) -> No
         await service.reload(config())
 
 
+async def test_a_reload_that_is_cancelled_leaves_no_server_behind(journal: Journal) -> None:
+    scope = trio.CancelScope()
+
+    class Impatient(Processor):
+        async def set_up(self, context: object) -> None:
+            if began:
+                scope.cancel()
+
+        async def save(self, mail: Mail) -> Stored:
+            return Stored()
+
+    began = False
+    async with running(journal, config(), processors={"store": Impatient}) as service:
+        began = True
+        with scope:
+            await service.reload(config())
+        assert scope.cancelled_caught
+        client = await guest(service)
+        assert (await client.mail()).startswith(QUEUED)
+        service.cut()
+    await client.close()
+    assert service.ending is Ending.CUT
+    assert len(journal.entries("stopped")) == 1
+
+
 async def test_subscribers_are_told_in_order(journal: Journal) -> None:
     events = Events()
     told: list[Event] = []

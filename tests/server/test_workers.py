@@ -327,7 +327,7 @@ def test_at_a_reload_who_stays_too_long_is_cut_and_the_exit_code_does_not_tell(s
             _reload(server)
             assert client.getreply()[0] == 421
         _idle_children(server, 1)
-        assert server.stop() == 0
+        assert server.stop() == 0, server.log
 
 
 def test_a_hangup_during_a_reload_is_remembered_once(store: Store, folder: Path) -> None:

@@ -41,7 +41,8 @@ def pid_file(path: Path) -> Iterator[None]:
 def _lock(path: Path) -> int:
     """Open, lock and write. Whoever held the lock before may have removed the file in between: then once more."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        # Never by a link: whoever may write to that folder could have us, as root, write to any file.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):

@@ -63,6 +63,7 @@ class Ending(Enum):
 
     DRAINED = "every session was over in time"
     CUT = "sessions were cut"
+    RETIRED = "sessions were cut, for others to serve alone"
 
 
 def _new_queue_id() -> str:
@@ -244,7 +245,7 @@ class Server:
         with trio.move_on_after(self._settings.drain_seconds):
             await self._cutting.wait()
         if any(not session.is_over for session in self._sessions):
-            self._ending = Ending.CUT
+            self._ending = Ending.RETIRED if self._drain is Drain.RETIRING else Ending.CUT
         for session in (*self._sessions, *self._doorman.turned_away):
             session.cut()
 

@@ -11,6 +11,7 @@ import trio
 
 from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import Peer
+from trio_fcgimail.server.effort import CONNECTION_SECONDS
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place
@@ -18,6 +19,7 @@ from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listeners import peer_of
 from trio_fcgimail.server.outlet import GOODBYE_SECONDS, ClientGoneError, Outlet, close_politely
 from trio_fcgimail.server.prelude import PreludeError
+from trio_fcgimail.server.rates import Network
 from trio_fcgimail.server.session import Session
 from trio_fcgimail.server.visitor import PreludeTimeoutError, Visitor, introduce
 from trio_fcgimail.server.wire import StreamWire
@@ -25,6 +27,8 @@ from trio_fcgimail.smtp import Reply, catalogue
 
 # Ours: at once; each holds a socket for up to GOODBYE_SECONDS, and before that for a header of PROXY and for TLS.
 MAX_POLITE_REFUSALS: Final = 100
+# Ours: of addresses that have us work for nothing; further ones are turned away.
+MAX_WAITING: Final = 100
 
 
 @final
@@ -44,6 +48,7 @@ class Doorman:
         self._limits = gateway.settings.limits
         self._why_closed = why_closed
         self._polite_refusals = 0
+        self._waiting = 0
         self.turned_away: set[Session] = set()
         self._headers_awaited: set[trio.CancelScope] = set()
 
@@ -79,7 +84,12 @@ class Doorman:
         if refusal is None:
             visitor = await self._introduce(stream, peer, entrance)
             is_trusted = visitor.is_on(entrance.settings.xclient_from)  # and speaks for others, by whom we count
-            refusal = await place.stand_for("" if is_trusted else visitor.peer.ip)
+            ip = "" if is_trusted else visitor.peer.ip
+            if not await self._has_patience(place.metered_as(ip)):
+                place.leave()
+                await self._send_away(stream, visitor.peer, entrance, catalogue.CONNECTING_TOO_OFTEN)
+                return None
+            refusal = await place.stand_for(ip)
         refusal = refusal or self._closed(entrance)  # which may have changed meanwhile
         if visitor is not None and refusal is None:
             return Session(stream, visitor, entrance, self._gateway, place)
@@ -114,14 +124,7 @@ class Doorman:
         Such a client is no part of what the limits count.
         """
         if self._polite_refusals >= MAX_POLITE_REFUSALS:
-            self._gateway.hits.count_reply(reply)
-            shown = peer if visitor is None else visitor.peer
-            self._log.info("connection refused", peer=shown.ip or "unix", reply=reply.text)
-            if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
-                self._gateway.counts.said(reply.render())
-                with suppress(OSError):
-                    os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
-            await trio.aclose_forcefully(stream)
+            await self._send_away(stream, peer if visitor is None else visitor.peer, entrance, reply)
             return
         self._polite_refusals += 1
         try:
@@ -134,6 +137,29 @@ class Doorman:
                 self.turned_away.discard(session)
         finally:
             self._polite_refusals -= 1
+
+    async def _has_patience(self, network: Network | None) -> bool:
+        """Whether a new client of an address that has us work for nothing waits for its turn, or there are too many."""
+        seconds = 0.0 if network is None else self._gateway.efforts.spend(network, CONNECTION_SECONDS)
+        if seconds > 0:
+            if self._waiting >= MAX_WAITING:
+                return False
+            self._waiting += 1
+            try:
+                await trio.sleep(seconds)
+            finally:
+                self._waiting -= 1
+        return True
+
+    async def _send_away(self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, reply: Reply) -> None:
+        """Turn a client away with no more than the reply."""
+        self._gateway.hits.count_reply(reply)
+        self._log.info("connection refused", peer=peer.ip or "unix", reply=reply.text)
+        if entrance.settings.tls is not TlsMode.IMPLICIT:  # where such a client could not read it
+            self._gateway.counts.said(reply.render())
+            with suppress(OSError):
+                os.write(stream.socket.fileno(), reply.render())  # does not block: Trio's sockets never do
+        await trio.aclose_forcefully(stream)
 
     async def _refuse_proxy(
         self, stream: trio.SocketStream, peer: Peer, entrance: Entrance, problem: PreludeError

@@ -12,6 +12,7 @@ import structlog.typing
 from trio_fcgimail.config import Settings
 from trio_fcgimail.mail import Envelope, Verdict
 from trio_fcgimail.server.alarms import Alarms
+from trio_fcgimail.server.effort import Efforts
 from trio_fcgimail.server.handshakes import Handshakes
 from trio_fcgimail.server.ledger import Ledger
 from trio_fcgimail.server.limits import LimitHits
@@ -67,6 +68,7 @@ class Gateway:
         now: the wall clock, with a time zone.
         queue_id: makes a new identifier.
         handshakes: those of TLS that are under way; of clients that are turned away there are few enough.
+        efforts: what each address costs us.
     """
 
     settings: Settings
@@ -82,3 +84,4 @@ class Gateway:
     counts: Counts = field(default_factory=Counts)
     alarms: Alarms = field(default_factory=Alarms)
     handshakes: Handshakes = field(default_factory=lambda: Handshakes(None))
+    efforts: Efforts = field(default_factory=Efforts)

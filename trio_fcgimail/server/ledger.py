@@ -177,6 +177,15 @@ class Place:
         self._network: Network | None = None  # for which it was admitted
         self._metered: Network | None = None  # likewise, unless it is exempt
 
+    @property
+    def metered(self) -> Network | None:
+        """For whom it is counted what it does; None for nobody, or for one who is exempt."""
+        return self._metered
+
+    def metered_as(self, ip: str) -> Network | None:
+        """For whom that would be, if it stood for this address."""
+        return None if self._exempt_from.holds(ip) else network_of(ip)
+
     async def enter(self, listener: str = "") -> Reply | None:
         """Be one connection more.
 
@@ -203,9 +212,7 @@ class Place:
         if limit is not None:
             return REPLIES[limit]
         self._network = network
-        if self._exempt_from.holds(ip):
-            return None
-        self._metered = network
+        self._metered = self.metered_as(ip)
         return await self.count(Rate.CONNECTIONS)
 
     async def count(self, rate: Rate) -> Reply | None:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -30,6 +30,7 @@ _MAX_HOST_CHARACTERS: Final = 100  # keeps a name, digest and flags included, be
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"(?P<seconds>[0-9]{1,20})\.[^.,:]+")
 _ODD_IN_HOST: Final = re.compile(r"[^A-Za-z0-9.\\-]")
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _KEPT_ID: Final = -1  # chown(2): leave it
 
 T = TypeVar("T")
@@ -63,11 +64,17 @@ class Owner:
     uid: int | None = None
     gid: int | None = None
 
-    def take(self, target: int | Path) -> None:
-        """Give away a file that is open, or a folder."""
-        if self.uid is not None or self.gid is not None:
+    @property
+    def is_other(self) -> bool:
+        """Whether anything is to be given away."""
+        return self.uid is not None or self.gid is not None
+
+    def take(self, descriptor: int) -> None:
+        """Give away a file or a folder that is open: its name may stand for something else by now."""
+        if self.is_other:
             with contextlib.suppress(PermissionError):
-                os.chown(target, _KEPT_ID if self.uid is None else self.uid, _KEPT_ID if self.gid is None else self.gid)
+                uid, gid = (_KEPT_ID if one is None else one for one in (self.uid, self.gid))
+                os.fchown(descriptor, uid, gid)
 
 
 @final
@@ -76,6 +83,9 @@ class Maildir:
 
     Whoever waits here may be cancelled at any time: what a thread is doing then ends without him, and leaves nothing
     in ``tmp``. A mail that was just being moved may be stored though nobody was told; the retry finds it.
+
+    Its owner may change the folders while we, perhaps as root, work in them. So ``tmp``, ``new`` and ``cur`` must be no
+    symbolic links, nor may the Maildir itself when its files are given away; all is done relative to what was opened.
 
     Args:
         path: the folder that holds ``tmp``, ``new`` and ``cur``; the one above it must be there.
@@ -109,7 +119,7 @@ class Maildir:
 
     async def prepare(self) -> None:
         """Make the folders that are missing, with mode 0700. Raises OSError."""
-        await trio.to_thread.run_sync(self._make_folders)
+        await trio.to_thread.run_sync(self._prepare)
 
     def delivery(self) -> Delivery:
         """Begin to store a mail."""
@@ -121,32 +131,38 @@ class Maildir:
 
     def open(self, identifier: str) -> int:
         """Open a new file in ``tmp``. Raises OSError."""
-        self._make_folders()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.draft(identifier), flags, 0o600)
+        with self._folders() as folders:
+            descriptor = os.open(self._name(identifier), flags, 0o600, dir_fd=folders["tmp"])
         self._owner.take(descriptor)
         return descriptor
 
-    def draft(self, identifier: str) -> Path:
-        """Where a mail is while it is not complete."""
-        return self._path / "tmp" / f"{identifier}.{self._host}"
+    def remove(self, identifier: str) -> None:
+        """Remove a file that is not complete, unless it is gone already. Raises OSError."""
+        with self._folders() as folders, contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name(identifier), dir_fd=folders["tmp"])
 
     def publish(self, identifier: str, digest: str) -> Stored:
         """Move a complete file to ``new``, unless the same mail is there already. Raises OSError."""
-        known = self._find(digest)
-        if known is None:
-            self.draft(identifier).rename(self._path / "new" / f"{identifier}.{self._host},D={digest}")
-        else:
-            self.draft(identifier).unlink()
-        _sync_folder(self._path / "new")  # also for a known one: the first try may have failed right here
+        draft = self._name(identifier)
+        with self._folders() as folders:
+            known = self._find(folders, digest)
+            if known is None:
+                os.rename(draft, f"{draft},D={digest}", src_dir_fd=folders["tmp"], dst_dir_fd=folders["new"])
+            else:
+                os.unlink(draft, dir_fd=folders["tmp"])
+            os.fsync(folders["new"])  # also for a known one: the first try may have failed right here
         return Stored(identifier, Novelty.NEW) if known is None else Stored(known, Novelty.KNOWN)
 
-    def _find(self, digest: str) -> str | None:
+    def _name(self, identifier: str) -> str:
+        return f"{identifier}.{self._host}"
+
+    def _find(self, folders: Mapping[str, int], digest: str) -> str | None:
         """The identifier of the same mail, stored not long ago. A reader moves files from ``new`` to ``cur``."""
         oldest = self._clock() // 1_000_000_000 - self._look_back_seconds
         mark = f",D={digest}"
         for folder in ("new", "cur"):
-            with os.scandir(self._path / folder) as entries:
+            with os.scandir(folders[folder]) as entries:
                 for entry in itertools.islice(entries, MAX_LOOKED_AT):
                     if mark not in entry.name or (found := _NAME.match(entry.name)) is None:
                         continue
@@ -154,14 +170,50 @@ class Maildir:
                         return found[0]
         return None
 
-    def _make_folders(self) -> None:
-        folders = [self._path, *(self._path / name for name in ("tmp", "new", "cur"))]
-        missing = [folder for folder in folders if not folder.is_dir()]
-        for folder in missing:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self._owner.take(folder)
-        for parent in dict.fromkeys(folder.parent for folder in missing):
-            _sync_folder(parent)
+    def _prepare(self) -> None:
+        with self._folders():
+            pass
+
+    @contextlib.contextmanager
+    def _folders(self) -> Iterator[Mapping[str, int]]:
+        """Have the folders open, within; those that are missing are made. Raises OSError."""
+        with contextlib.ExitStack() as opened:
+            base, is_new = self._enter(self._path, None, os.O_NOFOLLOW if self._owner.is_other else 0)
+            opened.callback(os.close, base)
+            folders: dict[str, int] = {}
+            has_new = False
+            for name in ("tmp", "new", "cur"):
+                folders[name], was_made = self._enter(Path(name), base, os.O_NOFOLLOW)
+                opened.callback(os.close, folders[name])
+                has_new |= was_made
+            if is_new:
+                _sync_folder(self._path.parent)
+            if has_new:
+                os.fsync(base)
+            yield folders
+
+    def _enter(self, path: Path, base: int | None, flags: int) -> tuple[int, bool]:
+        """Open a folder; whether it was made for that, and given to its owner."""
+        try:
+            try:
+                return os.open(path, _FOLDER | flags, dir_fd=base), False
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):  # made meanwhile
+                    os.mkdir(path, mode=0o700, dir_fd=base)
+            descriptor = os.open(path, _FOLDER | flags, dir_fd=base)
+        except OSError as exc:
+            exc.filename = str(self._path if base is None else self._path / path)  # whole, for people
+            raise
+        self._owner.take(descriptor)
+        return descriptor, True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class _ClosedError(Exception):
@@ -257,18 +309,10 @@ class Delivery:
             os.close(self._file)
             self._file = None
         with contextlib.suppress(OSError):  # the mail was refused already, and a reader of Maildirs sweeps tmp
-            self._maildir.draft(self._identifier).unlink(missing_ok=True)
+            self._maildir.remove(self._identifier)
 
 
 def _write_all(file: int, block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(file, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,9 @@ _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
 _CLOSE_NOTIFY_SECONDS: Final = 1.0  # ours: some clients wait for the end of TCP before they answer that of TLS
 GOODBYE_SECONDS: Final = 2.0  # for the closing handshake, and for the last words when we are being stopped
+# Ours: what the kernel may hold of a client that has not seen our last reply yet (net.ipv4.tcp_wmem, tcp_rmem: 4 and 6
+# MiB at most).
+FAREWELL_OCTETS: Final = 8 << 20
 
 
 class ClientGoneError(Exception):
@@ -104,14 +107,16 @@ class Outlet:
 async def close_politely(stream: trio.abc.Stream) -> None:
     """Half-close, and wait for the client's own close.
 
-    Closing with unread octets in the kernel would destroy our last reply on its way.
+    Closing with unread octets in the kernel would destroy our last reply on its way. What comes is read for a while,
+    but not from a client that goes on and on.
     """
     with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
         stream = await _leave_tls(stream)
         if isinstance(stream, trio.abc.HalfCloseableStream):
             await stream.send_eof()
-            while await stream.receive_some(RECEIVE_OCTETS):
-                pass
+            received = 0
+            while received < FAREWELL_OCTETS and (data := await stream.receive_some(RECEIVE_OCTETS)):
+                received += len(data)
 
 
 async def _leave_tls(stream: trio.abc.Stream) -> trio.abc.Stream:

@@ -208,12 +208,15 @@ class Service:
     async def _serve(self, server: Server, ways: list[Way], task_status: trio.TaskStatus[None]) -> None:
         async with server.ready():
             self._servers.append(server)
-            task_status.started()
-            ending = await server.serve(ways)
-            self._servers.remove(server)
-        if not self._servers:
+            try:
+                task_status.started()
+                ending = await server.serve(ways)
+            finally:  # also when the reload was cancelled that has brought it
+                self._servers.remove(server)
+        if ending is Ending.CUT:  # whatever becomes of the others; who was cut as it only retired does not count
             self.ending = ending
-            self._log.info("stopped", ending=ending.value)
+        if not self._servers:
+            self._log.info("stopped", ending=self.ending.value)
 
     @staticmethod
     def _close_all(sockets: _Sockets) -> None:

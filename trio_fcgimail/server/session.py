@@ -18,6 +18,15 @@ from trio_fcgimail import smtp
 from trio_fcgimail.config import TlsMode
 from trio_fcgimail.mail import DsnWish, Envelope, Peer
 from trio_fcgimail.mail import Session as SessionFacts
+from trio_fcgimail.server.effort import (
+    CONNECTION_SECONDS,
+    EVENT_SECONDS,
+    HANDSHAKE_SECONDS,
+    OCTET_SECONDS,
+    QUESTION_SECONDS,
+    TURN_OCTETS,
+    Effort,
+)
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.server.ledger import Place, Rate
@@ -34,6 +43,10 @@ from trio_fcgimail.server.wire import wire_over
 from trio_fcgimail.smtp import Reply, catalogue
 
 DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two mails once its session is to end
+# Ours: one command takes some 20 µs. A client may have sent thousands of them at once, and what answers them without a
+# script waits for nothing, so that all other sessions would wait for it.
+_EVENTS_IN_TURN: Final = 32
+_EVENTS_IN_QUESTION: Final = round(QUESTION_SECONDS / EVENT_SECONDS)
 
 
 class Drain(Enum):
@@ -98,6 +111,9 @@ class Session:
         self._octets = 0  # received
         self._reason = "cut"  # why it ended, until something else is known
         self._scope = trio.CancelScope()
+        self._effort = Effort(gateway.efforts, place.metered, CONNECTION_SECONDS)  # which the doorman has accounted for
+        self._octets_in_turn = 0
+        self._events_in_turn = 0  # since others were last sure to have had theirs
         self._command_due: float | None = None  # while a command is waited for
 
     # From outside
@@ -206,8 +222,17 @@ class Session:
                 break
             if self._outlet.is_due:
                 await self._outlet.flush()
+            self._events_in_turn += 1
+            if self._events_in_turn > _EVENTS_IN_TURN:
+                await trio.sleep(self._account())  # at least, let others have their turns
         await self._outlet.flush()
         await self._leave()
+
+    def _account(self) -> float:
+        """Put what was done to the client's account; how long it has to wait, if it has us work for nothing."""
+        cost = self._events_in_turn * EVENT_SECONDS + self._octets_in_turn * OCTET_SECONDS
+        self._events_in_turn = self._octets_in_turn = 0
+        return self._effort.spend(cost)
 
     async def _handle(self, event: smtp.Event | smtp.Signal) -> None:
         match event:  # what each mail brings first: the order is that of looking
@@ -313,6 +338,7 @@ class Session:
         self._log = self._log.bind(peer=self._client, via=self._via)
         self._policy = Policy(self._entrance, self._gateway, self._log)
         refusal = await self._place.stand_for(self._facts.peer.ip)
+        self._effort = Effort(self._gateway.efforts, self._place.metered)
         reply = refusal or await self._policy.connection(self._facts)
         self._answer(event, None if reply.outcome is smtp.Outcome.OK else closing(reply))
 
@@ -332,6 +358,8 @@ class Session:
         assert context is not None, "the settings let no listener offer TLS without a certificate"
         await self._outlet.flush()
         self._outlet.tear()
+        if (due := self._effort.spend(HANDSHAKE_SECONDS)) > 0:
+            await trio.sleep(due)
         seconds = self._limits.tls_handshake_seconds
         with self._gateway.handshakes.one_more() if self._refusal is None else nullcontext(trio.CancelScope()) as scope:
             self._stream, tls = await start_tls(self._transport, context, seconds=seconds, scope=scope)
@@ -382,6 +410,7 @@ class Session:
         if (refusal := await self._place.count(Rate.RECIPIENTS)) is not None:
             self._answer(event, refusal)
             return
+        self._events_in_turn += _EVENTS_IN_QUESTION
         wish = DsnWish(event.notify, event.original)
         self._answer(event, await self._policy.recipient(self._transaction().draft, event.path, wish))
 
@@ -393,6 +422,7 @@ class Session:
         """The final dot: nothing is ours before the script has said so."""
         await self._outlet.flush()
         replies = await self._transaction().settle(event.octets)
+        self._effort.redeem()
         self._forget_mail()
         if self._conn.options.dialect.replies_at_end is smtp.RepliesAtEnd.EACH:
             self._outlet.say(self._conn.reply_each(event, replies))
@@ -413,6 +443,8 @@ class Session:
         """Wait for the client, under the deadline of what the core waits for."""
         if not self._outlet.is_empty:
             await self._outlet.flush()
+        if (seconds := self._account()) > 0:
+            await trio.sleep(seconds)
         now = trio.current_time()
         match self._conn.waiting_for:
             case smtp.Waiting.COMMAND:
@@ -454,6 +486,7 @@ class Session:
             data = b""  # a reset is an end as well
         self._outlet.begin_gathering()
         self._octets += len(data)
+        self._octets_in_turn += len(data) + TURN_OCTETS
         self._gateway.counts.received_octets += len(data)
         if self._pace is not None:
             self._pace.count(len(data), trio.current_time() - now)

@@ -7,7 +7,7 @@ done now, in that order. ``next_deadline`` says when to call ``tick`` at the lat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final, assert_never, final
 
 from trio_fcgimail.server.pool.budget import Budget
@@ -70,6 +70,7 @@ class Planner:
         self._turn = 0
         self._last_want = 0.0
         self._gap = _LONGEST_GAP_SECONDS
+        self._is_over = False  # and nobody will tick
         self.deadline_hint = NEVER  # not after next_deadline(), and cheap to look at
         self._refusing_since: float | None = None  # when the last upstream began to refuse as well
 
@@ -233,7 +234,8 @@ class Planner:
         return self._assigned(now, actions)
 
     def close_idle(self) -> list[Action]:
-        """The end has come: keep nothing."""
+        """The end has come: keep nothing, also of what is still busy."""
+        self._is_over = True
         actions: list[Action] = []
         for connection in self._connections.values():
             if connection.state in (LinkState.IDLE, LinkState.ON_TRIAL):
@@ -264,7 +266,10 @@ class Planner:
     def _assign(self, now: float, actions: list[Action]) -> None:
         """Serve the line as far as there are connections. A save that must leave the reserve alone is passed by."""
         while heads := self._line.heads():
-            if not any(self._place(now, request, actions) for request in heads):
+            for request in heads:
+                if self._place(now, request, actions):
+                    break
+            else:
                 return
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
@@ -289,13 +294,12 @@ class Planner:
                 self._close(upstream.idle[0], actions)  # makes room for a fresh one
         return False
 
-    def _choice(self, request: Request) -> Iterator[Upstream]:
+    def _choice(self, request: Request) -> Sequence[Upstream]:
         """The upstreams, the best one first: least loaded, then in turns."""
         if len(self._upstreams) == 1:
-            yield self._upstreams[0]
-            return
+            return self._upstreams
         self._turn += 1
-        yield from sorted(
+        return sorted(
             self._upstreams,
             key=lambda one: (
                 one.index in request.refused_by,
@@ -353,6 +357,7 @@ class Planner:
     def _may_stay(self, now: float, connection: Connection, upstream: Upstream) -> bool:
         return (
             connection.keeps
+            and not self._is_over
             and now - connection.since < self._rules.max_kept_seconds
             and upstream.open <= upstream.wanted
             and not upstream.must_yield(connection)

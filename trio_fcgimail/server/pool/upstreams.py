@@ -15,6 +15,7 @@ _PACE_WEIGHT: Final = 1 / 16  # ours: of the latest request in the averages
 _PACE_SAMPLES: Final = 16  # ours: requests of which the quickest tells how long a script takes
 _SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1.0 times the requests were measured
 _OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
+_ROUNDS: Final = 2  # ours: requests of a connection for each one of all; mails/s of 1.18 times those without, not 1.14
 _SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
 _LOWEST_LIMIT: Final = 2  # ours: a single connection is never kept, and one slow script would stop everything
 _OVERTAKEN_MORE: Final = 0.3  # ours: such a share more of them were overtaken than of those on used connections
@@ -241,15 +242,17 @@ class Upstream:
     def may_keep(self, connection: Connection, now: float) -> bool:
         """Whether a connection may be used once more after its present request.
 
-        With all workers in use, about one connection is closed for each time that a script takes, so that somebody
-        else's request waits no longer than for that; where a worker is spared, not even so long.
+        With all workers in use, about one connection is closed in the time that two scripts take, one after the other,
+        so that somebody else's request waits no longer than for that; where a worker is spared, not even so long.
         """
         rules = self._rules
-        is_spared = self._pace.is_ours and self.limit > 1
+        if self.limit == 1:
+            return False
+        most = rules.max_requests if self._pace.is_ours else min(_ROUNDS * self.limit, rules.max_requests)
         return (
             rules.keep_alive
             and self.keeping.permits(now)
-            and connection.requests < (rules.max_requests if is_spared else min(self.limit, rules.max_requests))
+            and connection.requests < most
             and now - connection.since < rules.max_kept_seconds
             and not self._pace.is_slow(connection.kind)
         )

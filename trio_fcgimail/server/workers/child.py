@@ -59,7 +59,7 @@ from trio_fcgimail.server.workers.ledger import SharedLedger
 from trio_fcgimail.server.workers.reporter import RecentMails, Reporter
 from trio_fcgimail.server.workers.rights import Identity, become
 
-EXIT_CUT: Final = 3  # sessions were cut; 0 is for a drained server, 1 for a failure
+EXIT_CUT: Final = 3  # sessions were cut; 0 is for a server that drained or only retired, 1 for a failure
 _LEFT_TO_THE_PARENT: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 _DECODER: Final = msgspec.msgpack.Decoder(ToChild)
 

@@ -48,10 +48,15 @@ class MisuseError(Exception):
 
 @final
 class _Client:
-    """A child, and what it takes up."""
+    """A child, and what it takes up.
+
+    Attributes:
+        nowhere: of its connections, how many are of no address yet.
+    """
 
     def __init__(self, post: Callable[[FromDesk], None]) -> None:
         self.post = post
+        self.nowhere = 0
         self.entered: Counter[str] = Counter()  # by their listeners
         self.admitted: Counter[Network] = Counter()
 
@@ -147,29 +152,33 @@ class Desk:
         limit = self._accounts.enter(listener)
         if limit is None:
             client.entered[listener] += 1
+            client.nowhere += 1
         return limit
 
     def _leave(self, client: _Client, listener: str) -> None:
         if listener not in client.entered:
             raise MisuseError("a connection fewer than none")
         client.entered[listener] -= 1
+        client.nowhere -= 1
         if not client.entered[listener]:
             del client.entered[listener]
         self._accounts.leave(listener)
 
     def _admit(self, client: _Client, network: Network) -> Limit | None:
         _check(network)
-        if client.admitted.total() >= client.entered.total():
+        if client.nowhere <= 0:
             raise MisuseError("more connections by address than in all")
         limit = self._accounts.admit(network)
         if limit is None:
             client.admitted[network] += 1
+            client.nowhere -= 1
         return limit
 
     def _release(self, client: _Client, network: Network) -> None:
         if network not in client.admitted:
             raise MisuseError("a connection of that address fewer than none")
         client.admitted[network] -= 1
+        client.nowhere += 1
         if not client.admitted[network]:
             del client.admitted[network]
         self._accounts.release(network)

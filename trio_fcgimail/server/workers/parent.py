@@ -270,7 +270,7 @@ class Supervisor:
             self._generations.append(generation)
             task_status.started(generation)
         self._generations.remove(generation)
-        if self.is_stopping and generation.ending is Ending.CUT:  # who only retired was cut for the good of others
+        if self.is_stopping and generation.ending is Ending.CUT:
             self._ending = Ending.CUT
 
     def _count_loss(self) -> None:
