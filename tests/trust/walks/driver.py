@@ -63,8 +63,8 @@ class Driver(Protocol):
         """End the server."""
 
 
-def settings_of(house: House) -> str:
-    """The settings of the server, as TOML, without its addresses."""
+def settings_of(house: House, idle_seconds: int) -> str:
+    """The settings of the server, as TOML, without its addresses; ``{script}`` stands for the script."""
     stages = [("validate", house.validates), ("helo", house.asks), ("mail", house.asks)]
     scripts = "".join(f'{stage} = "{{script}}"\n' for stage, is_there in stages if is_there)
     return f"""
@@ -74,8 +74,8 @@ def settings_of(house: House) -> str:
         bad_commands = 0
         refused_recipients = 0
         messages_per_connection = 0
-        idle_seconds = 20
-        data_seconds = 20
+        idle_seconds = {idle_seconds}
+        data_seconds = {idle_seconds}
         [fastcgi]
         wait_seconds = {WAIT_SECONDS}
         connect_seconds = 2

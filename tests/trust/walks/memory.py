@@ -146,7 +146,7 @@ class MemoryDriver:
         self._script = Script()
         self._client: Dialogue | None = None
         self._over = trio.Event()
-        toml = settings_of(house).replace("{script}", "/srv/mail/script.php")
+        toml = settings_of(house, idle_seconds=20).replace("{script}", "/srv/mail/script.php")
         if house.offers_tls:
             toml += tls_listener(authority, TlsMode.STARTTLS)
         else:

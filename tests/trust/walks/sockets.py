@@ -18,6 +18,7 @@ from tests.trust.walks.driver import SAVE_SECONDS, seen_of, settings_of
 from tests.trust.walks.model import House, Seen
 from tests.trust.walks.moods import MOODS, YES_OR_NO, Fault, Says
 
+_PATIENCE_SECONDS: Final = 600  # nothing here is about a client that is too slow
 _RELOADS: Final = {"reloaded", "reload failed", "not reloaded"}
 
 #: Notes what it was asked, then does what its mood says.
@@ -107,6 +108,7 @@ class Place:
             hostname = "{HOSTNAME}"
             allowed_hosts = ["example.com"]
             workers = {2 if house.asks else 1}
+            drain_seconds = {_PATIENCE_SECONDS}
             [[listeners]]
             address = "127.0.0.1:{self.port}"
             protocol = "{"lmtp" if house.lmtp else "smtp"}"
@@ -114,7 +116,7 @@ class Place:
             [log]
             format = "json"
             file = "{self.log}"
-        """ + settings_of(house).replace("{script}", path).replace(
+        """ + settings_of(house, idle_seconds=_PATIENCE_SECONDS).replace("{script}", path).replace(
             "[fastcgi]", f'[fastcgi]\nupstreams = ["{self.php.address}"]'
         )
 
