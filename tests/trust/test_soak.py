@@ -82,6 +82,14 @@ def test_failures_are_a_problem_however_short() -> None:
     assert found.problems() == ["1 failures, the first: 451"]
 
 
+def test_a_machine_that_grows_slower_is_not_our_fault() -> None:
+    slower = series(lambda minute: 20 + minute, 2, times=1)
+    found = soak(latency=slower)
+    found.lateness = {50: slower}
+    assert found.problems() == []
+    assert "the machine grew slower by itself: 50 %" in found.disturbances()[0]
+
+
 def test_a_line_through_points_on_a_line() -> None:
     trend = Trend.of([(0.0, 1.0), (1.0, 3.0), (2.0, 5.0), (3.0, 7.0), (4.0, 9.0)])
     assert trend is not None

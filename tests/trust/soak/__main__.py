@@ -20,6 +20,8 @@ def main() -> int:
     with open_folder() as folder:
         soak = trio.run(run, course, folder, lambda line: print(line, flush=True))
     print(soak.text())
+    for disturbance in soak.disturbances():
+        print(f"LATENCY NOT JUDGED: {disturbance}")
     problems = soak.problems()
     for problem in problems:
         print(f"BROKEN: {problem}")

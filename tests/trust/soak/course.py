@@ -6,7 +6,6 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.trust.soak.watch import Points, Watch
 _CHILDREN: Final = 4
 _WORKERS: Final = 2
 _QUANTILES: Final = (50, 95, 99)
+_FEWEST: Final = 2  # values that have quantiles
 _SLOWEST: Final = 1.0  # mails a second, on a machine that has no time for us
 #: Less says nothing of growth: after the warm-up too few minutes are left.
 JUDGED_MINUTES: Final = 10.0
@@ -57,6 +57,7 @@ class Soak:
         full: mails a second at full speed.
         mails: at the steady rate.
         latency: in milliseconds, by the minute, for each quantile in percent.
+        lateness: the same of the machine itself: by how much a process that only sleeps is woken too late.
     """
 
     watch: Watch
@@ -66,6 +67,7 @@ class Soak:
     minutes: float = 0.0
     failures: list[str] = field(default_factory=list)
     latency: dict[int, Points] = field(default_factory=lambda: {quantile: [] for quantile in _QUANTILES})
+    lateness: dict[int, Points] = field(default_factory=lambda: {quantile: [] for quantile in _QUANTILES})
 
     def problems(self) -> list[str]:
         """What failed, and, when it took long enough to say so, what grows."""
@@ -79,9 +81,17 @@ class Soak:
             if (trend := growth(points, DESCRIPTORS_A_MINUTE)) is not None:
                 found.append(f"the file descriptors of {name} grow: {trend}")
         for quantile, points in self.latency.items():
-            if (trend := latency_growth(points)) is not None:
+            if (trend := latency_growth(points)) is not None and not self.disturbances():
                 found.append(f"the latency of {quantile} % grows: {trend} ms")
         return found
+
+    def disturbances(self) -> list[str]:
+        """What the machine did meanwhile, so that nothing can be said of our latency."""
+        return [
+            f"the machine grew slower by itself: {quantile} % of the wake-ups of a process that only sleeps: {trend} ms"
+            for quantile, points in self.lateness.items()
+            if (trend := latency_growth(points)) is not None
+        ]
 
     def text(self) -> str:
         """All figures."""
@@ -89,10 +99,13 @@ class Soak:
         lines.append(f"{self.minutes:.1f} minutes, {len(self.failures)} failures")
         for title, series in (("RSS, KiB", self.watch.kib), ("descriptors", self.watch.descriptors)):
             lines += [f"{title}, {name}: {_told(points)}" for name, points in series.items()]
-        lines += [f"latency, ms, {quantile} %: {_told(points)}" for quantile, points in self.latency.items()]
-        lines.append("minute   " + "  ".join(f"{quantile:>6} %" for quantile in _QUANTILES) + "  of latency, ms")
-        for values in zip(*self.latency.values(), strict=True):
-            lines.append(f"{values[0][0]:>6.0f}   " + "  ".join(f"{value:8.2f}" for _, value in values))
+        for title, quantiles in (("latency", self.latency), ("wake-ups of the machine", self.lateness)):
+            lines += [f"{title}, ms, {quantile} %: {_told(points)}" for quantile, points in quantiles.items()]
+        head = "  ".join(f"{quantile:>6} %" for quantile in _QUANTILES)
+        lines.append(f"minute   {head}  of latency, ms;  {head}  of the machine's own")
+        for values in zip(*self.latency.values(), *self.lateness.values(), strict=True):
+            told = [f"{value:8.2f}" for _, value in values]
+            lines.append(f"{values[0][0]:>6.0f}   {'  '.join(told[:3])}{' ' * 18}{'  '.join(told[3:])}")
         return "\n".join(lines)
 
 
@@ -196,7 +209,7 @@ async def _seconds(plan: Plan) -> AsyncIterator[Second]:
             *lines, unread = (unread + data).split(b"\n")
             for line in lines:
                 told = json.loads(line)
-                yield Second(told["milliseconds"], told["failures"])
+                yield Second(told["milliseconds"], told["lateness"], told["failures"])
         assert await process.wait() == 0
     finally:
         if process.returncode is None:
@@ -213,7 +226,9 @@ async def _measure_full(soak: Soak, plan: Plan) -> None:
 
 
 async def _steady(soak: Soak, plan: Plan, course: Course, tell: Callable[[str], None]) -> None:
-    by_minute: defaultdict[int, list[float]] = defaultdict(list)
+    minute = 0
+    mails: list[float] = []
+    lateness: list[float] = []
     began = looked = trio.current_time()
     async for second in _seconds(plan):
         now = trio.current_time()
@@ -223,19 +238,23 @@ async def _steady(soak: Soak, plan: Plan, course: Course, tell: Callable[[str], 
         if now >= looked + course.look_seconds:
             looked = now
             soak.watch.look(soak.minutes)
-        minute = int(soak.minutes)
-        if minute not in by_minute and by_minute:
-            _note_minute(soak, by_minute, tell)
-        by_minute[minute] += second.milliseconds
-    if soak.minutes % 1 > 0.5:
-        _note_minute(soak, by_minute, tell)
+        mails += second.milliseconds
+        lateness += second.lateness
+        if int(soak.minutes) > minute:
+            _note_minute(soak, minute, mails, lateness, tell)
+            minute, mails, lateness = int(soak.minutes), [], []
 
 
-def _note_minute(soak: Soak, by_minute: dict[int, list[float]], tell: Callable[[str], None]) -> None:
-    """The one that is over."""
-    minute = max(by_minute)
-    cuts = statistics.quantiles(by_minute[minute], n=100)
-    for quantile, points in soak.latency.items():
-        points.append((float(minute), cuts[quantile - 1]))
+def _note_minute(
+    soak: Soak, minute: int, mails: list[float], lateness: list[float], tell: Callable[[str], None]
+) -> None:
+    """One that is over."""
+    for values, series in ((mails, soak.latency), (lateness, soak.lateness)):
+        if len(values) < _FEWEST:
+            continue
+        cuts = statistics.quantiles(values, n=100)
+        for quantile, points in series.items():
+            points.append((float(minute), cuts[quantile - 1]))
     memory = ", ".join(f"{name} {points[-1][1] / 1024:.1f} MiB" for name, points in soak.watch.kib.items() if points)
-    tell(f"minute {minute}: {len(by_minute[minute])} mails, median {cuts[49]:.1f} ms, 99 % {cuts[98]:.1f} ms; {memory}")
+    latency = ", ".join(f"{quantile} % {points[-1][1]:.1f} ms" for quantile, points in soak.latency.items() if points)
+    tell(f"minute {minute}: {len(mails)} mails, {latency}; {memory}")

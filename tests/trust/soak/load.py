@@ -7,6 +7,7 @@ when it was due to its answer, so that a server which falls behind is seen to.
 import json
 import random
 import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,14 @@ from tests.trust.chaos.wire import Doors, GoneError, HungError, Wire
 _ROUTES: Final = (Route.PLAIN, Route.PLAIN, Route.PLAIN, Route.STARTTLS, Route.IMPLICIT, Route.LMTP)
 _MAILS: Final = 500  # different ones, over and over
 _MAILS_OF_A_CONNECTION: Final = 20
+#: Prints by how many milliseconds it was woken too late, twenty times a second; whole lines, which a pipe keeps whole.
+_YARDSTICK: Final = """
+import os, time
+while True:
+    due = time.perf_counter() + 0.05
+    time.sleep(0.05)
+    os.write(1, b"%.3f\\n" % (1000 * (time.perf_counter() - due)))
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +55,15 @@ class Plan:
 
 @dataclass(slots=True)
 class Second:
-    """What came of one second."""
+    """What came of one second.
+
+    Attributes:
+        milliseconds: of each mail.
+        lateness: in milliseconds, by which a process that only sleeps was woken too late: the machine's own latency.
+    """
 
     milliseconds: list[float] = field(default_factory=list)
+    lateness: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -79,11 +94,22 @@ class _Load:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell)
+            nursery.start_soon(self._read_yardstick)
             async with trio.open_nursery() as senders:
                 for _ in range(self._plan.senders):
                     senders.start_soon(self._send)
             nursery.cancel_scope.cancel()
         self._tell_second()  # the last, which is none
+
+    async def _read_yardstick(self) -> None:
+        """What a process of its own tells of the machine."""
+        process = await trio.lowlevel.open_process([sys.executable, "-c", _YARDSTICK], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            async for data in process.stdout:
+                self.second.lateness += map(float, data.split())
+        finally:
+            process.kill()
 
     async def _tell(self) -> None:
         for number in range(1, sys.maxsize):
@@ -92,8 +118,9 @@ class _Load:
 
     def _tell_second(self) -> None:
         second, self.second = self.second, Second()
-        told = [round(one, 2) for one in second.milliseconds]
-        print(json.dumps({"milliseconds": told, "failures": second.failures}), flush=True)
+        told = {"milliseconds": second.milliseconds, "lateness": second.lateness}
+        rounded = {name: [round(one, 2) for one in values] for name, values in told.items()}
+        print(json.dumps(rounded | {"failures": second.failures}), flush=True)
 
     async def _send(self) -> None:
         """Connections, one after the other, until the time is over."""
