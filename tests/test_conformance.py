@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from docs import conformance_table
-from tests.test_protocol_support import problem_of_test
+from tests.pages import problem_of_test
 
 
 def test_the_page_is_that_of_the_tables() -> None:

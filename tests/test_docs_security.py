@@ -16,16 +16,16 @@ from tests.pages import CODE, MODULE, ROOT, Line, lines, names
 
 PAGE: Final = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 BOUNDARIES, BOUNDS, ATTACKS = "What each boundary trusts", "Bounds", "Known attacks"
+NUMBER: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,}|GHSA(?:-[0-9a-z]{4})+")
 #: What became known of other mail servers up to now, each with a number.
 KNOWN: Final = frozenset(
-    """
-    CVE-2011-0411 CVE-2017-16943 CVE-2017-16944 CVE-2019-10149 CVE-2019-11043 CVE-2020-7247 CVE-2020-8794 CVE-2020-28022
-    CVE-2021-33515 CVE-2021-38371 CVE-2021-38542 CVE-2022-24732 CVE-2022-28220 CVE-2023-51764 CVE-2023-51765
-    CVE-2023-51766 CVE-2023-52354 CVE-2024-27305 CVE-2024-34083 CVE-2026-23829 CVE-2026-45185
+    NUMBER.findall("""
+    CVE-2011-0411 CVE-2016-1247 CVE-2017-16943 CVE-2017-16944 CVE-2019-10149 CVE-2019-11043 CVE-2020-7247 CVE-2020-8794
+    CVE-2020-28022 CVE-2021-33515 CVE-2021-38371 CVE-2021-38542 CVE-2022-24732 CVE-2022-28220 CVE-2023-51764
+    CVE-2023-51765 CVE-2023-51766 CVE-2023-52354 CVE-2024-27305 CVE-2024-34083 CVE-2026-23829 CVE-2026-45185
     GHSA-fpxj GHSA-r553 GHSA-c2c3-pqw5-5p7c
-    """.split()
+    """)
 )
-NUMBER: Final = re.compile(r"CVE-[0-9]{4}-[0-9]{4,}|GHSA(?:-[0-9a-z]{4})+")
 SETTING: Final = re.compile(r"[a-z]+\.[a-z_]+")
 EXCEPTION: Final = re.compile(r"#\s*noqa:\s*(S[0-9]{3})(?P<reason>.*)")
 
@@ -62,10 +62,12 @@ def settings_of(line: Line) -> Iterator[str]:
             yield f"no setting: {key}"
             continue
         value = getattr(group, name)
-        is_told = isinstance(value, int | float) and re.search(rf"\b{value:g}\b", defaults.replace(" s", ""))
-        if isinstance(value, int) and value >= 1_000_000:
-            is_told = str(value) in defaults
-        if not is_told and key not in ("limits.connections", "fastcgi.wait_seconds", "spool.total_octets"):
+        told = str(int(value)) if isinstance(value, int | float) else "none"
+        if told not in re.findall(r"[0-9]+", defaults) and key not in (
+            "limits.connections",
+            "fastcgi.wait_seconds",
+            "spool.total_octets",
+        ):
             yield f"the default of {key} is {value}, not {line.cells[2]}"
 
 

@@ -219,7 +219,7 @@ async def test_busy_port_is_one_line(tmp_path: Path, private: Path, capsys: pyte
 async def test_maildir_that_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "Maildir").write_bytes(b"")
     assert await fails(ANY_PORT, tmp_path / "Maildir") == 1
-    assert capsys.readouterr().err == f"trio_fcgimail: cannot store mail in {tmp_path / 'Maildir'}: File exists\n"
+    assert capsys.readouterr().err == f"trio_fcgimail: cannot store mail in {tmp_path / 'Maildir'}: Not a directory\n"
 
 
 @pytest.mark.trio

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,12 +40,33 @@ from trio_fcgimail.server.workers.desk import Desk, MisuseError
 from trio_fcgimail.server.workers.ledger import ANSWER_SECONDS, SharedLedger
 
 NET: Final = bytes(4)
+CROWD: Final = 20_000
 OTHER: Final = bytes(8)
 PHP: Final = "unix:/run/php/php-fpm.sock"
 
 
 def _limits(text: str = "", fastcgi: str = "") -> Settings:
     return settings(f"limits = {{ {text} }}\n[fastcgi]\n{fastcgi}")
+
+
+def _fastest_admission(desk: Desk, holder: int) -> float:
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        desk.hear(holder, Enter(1))
+        desk.hear(holder, Admit(2, NET))
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def test_a_client_more_costs_the_same_however_many_addresses_there_are() -> None:
+    desk = Desk(_limits("connections = 0, connections_per_ip = 0"))
+    holder = desk.join(lambda _: None)
+    alone = _fastest_admission(desk, holder)
+    for number in range(CROWD):
+        desk.hear(holder, Enter(1))
+        desk.hear(holder, Admit(2, number.to_bytes(8)))
+    assert _fastest_admission(desk, holder) < 20 * alone
 
 
 class Children:

@@ -1,11 +1,12 @@
 """Who has us work for nothing waits, so that the others need not; who sends mails never does."""
 
+import itertools
 import math
 from typing import Final
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.support import MAIL, Dialogue, House, Journal, ScriptedResponder, elapsed
 from trio_fcgimail.server.effort import (
@@ -17,6 +18,7 @@ from trio_fcgimail.server.effort import (
     Effort,
     Efforts,
 )
+from trio_fcgimail.server.outlet import FAREWELL_OCTETS
 from trio_fcgimail.server.session import _EVENTS_IN_TURN
 
 pytestmark = pytest.mark.trio
@@ -157,6 +159,28 @@ async def test_commands_of_one_who_sends_mails_or_is_exempt_are_not(
         for _ in range(5_000):
             await sender.reply()
         assert (await sender.mail()).startswith(b"250 ")
+    assert seconds() == 0
+
+
+async def _pour(client: Dialogue) -> int:
+    """How many mebibytes are taken."""
+    for mebibytes in itertools.count():
+        try:
+            await client.send(bytes(1 << 20))
+        except trio.BrokenResourceError:
+            return mebibytes
+        await wait_all_tasks_blocked()
+    raise AssertionError("it has no end")
+
+
+async def test_a_client_that_goes_on_after_our_last_reply_is_left(
+    nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    client, _ = House(nursery, journal).visit()
+    await client.hello()
+    assert (await client.ask(b"QUIT")).startswith(b"221 ")
+    seconds = elapsed()
+    assert FAREWELL_OCTETS >> 20 <= await _pour(client) <= (FAREWELL_OCTETS >> 20) + 1
     assert seconds() == 0
 
 

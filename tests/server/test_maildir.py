@@ -227,8 +227,9 @@ async def test_a_link_in_the_place_of_a_folder_leads_nowhere(name: str, tmp_path
         (tmp_path / "Maildir").mkdir()
     (tmp_path / "Maildir" / name).symlink_to(theirs)
     maildir = Maildir(tmp_path / "Maildir", host="mx.example.com", owner=Owner(os.getuid(), os.getgid()))
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(NotADirectoryError) as caught:
         await store(maildir, b"x")
+    assert caught.value.filename == str(tmp_path / "Maildir" / name)
     assert list(theirs.iterdir()) == []
 
 

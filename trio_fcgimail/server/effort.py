@@ -19,6 +19,7 @@ from trio_fcgimail.server.rates import Network
 CONNECTION_SECONDS: Final = 1e-3  # the work of the parent among it
 HANDSHAKE_SECONDS: Final = 1e-3
 EVENT_SECONDS: Final = 20e-6
+QUESTION_SECONDS: Final = 500e-6  # to ask a script about a recipient; the script has work of its own
 OCTET_SECONDS: Final = 10e-9
 TURN_OCTETS: Final = 3_000  # what it costs to wait for octets and to receive them, as octets
 

@@ -9,6 +9,8 @@ import math
 import os
 import shutil
 import socket
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,9 +97,22 @@ def _open_unix(path: Path, mode: int | None, group: str | None) -> trio.SocketLi
 
 
 def _give_rights(path: Path, mode: int, group: str | None) -> None:
-    if group is not None:
-        shutil.chown(path, group=group)
-    path.chmod(mode)
+    """Give a socket its mode and group: that very socket, and not what a link leads to that stands in its place."""
+    if sys.platform != "linux":
+        if group is not None:
+            shutil.chown(path, group=group)
+        path.chmod(mode)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOTSOCK, "something else stands in the place of the socket")
+        itself = Path(f"/proc/self/fd/{descriptor}")  # the kernel has no fchmod() for what is only held
+        if group is not None:
+            shutil.chown(itself, group=group)
+        itself.chmod(mode)
+    finally:
+        os.close(descriptor)
 
 
 def change_rights(listener: ListenerSettings) -> None:

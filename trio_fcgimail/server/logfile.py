@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +23,19 @@ _BATCH_OCTETS: Final = 65_536  # written at once; what a pipe holds (Linux, pipe
 _DESCRIPTORS: Final = {LogStream.STDERR: 2, LogStream.STDOUT: 1}  # POSIX, <unistd.h>
 
 _Job = str | Callable[[], None]  # a line, or something to be done between two of them
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file; as root by no link of others: who may write to a folder of logs could have us write anywhere."""
+    if os.geteuid() == 0 and not _is_roots_own(Path(path).parent):
+        flags |= os.O_NOFOLLOW
+    return os.open(path, flags, 0o666)
+
+
+def _is_roots_own(folder: Path) -> bool:
+    """Whether all that stands there was put there by root, such as /dev/stdout."""
+    status = folder.stat()
+    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @final
@@ -57,7 +71,7 @@ class LogFile:
         # Neither has a buffer: Python would wait for its lock at exit, though the thread may hold it for ever.
         match self._target:
             case Path() as path:
-                return FileIO(path, "a")
+                return FileIO(path, "a", opener=_open_itself)
             case LogStream.OFF:
                 return FileIO(os.devnull, "w")
             case LogStream.STDERR | LogStream.STDOUT as stream:

@@ -195,11 +195,15 @@ class Maildir:
     def _enter(self, path: Path, base: int | None, flags: int) -> tuple[int, bool]:
         """Open a folder; whether it was made for that, and given to its owner."""
         try:
-            return os.open(path, _FOLDER | flags, dir_fd=base), False
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # made meanwhile
-                os.mkdir(path, mode=0o700, dir_fd=base)
-        descriptor = os.open(path, _FOLDER | flags, dir_fd=base)
+            try:
+                return os.open(path, _FOLDER | flags, dir_fd=base), False
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):  # made meanwhile
+                    os.mkdir(path, mode=0o700, dir_fd=base)
+            descriptor = os.open(path, _FOLDER | flags, dir_fd=base)
+        except OSError as exc:
+            exc.filename = str(self._path if base is None else self._path / path)  # whole, for people
+            raise
         self._owner.take(descriptor)
         return descriptor, True
 

@@ -23,6 +23,7 @@ from trio_fcgimail.server.effort import (
     EVENT_SECONDS,
     HANDSHAKE_SECONDS,
     OCTET_SECONDS,
+    QUESTION_SECONDS,
     TURN_OCTETS,
     Effort,
 )
@@ -45,6 +46,8 @@ DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two m
 # Ours: one command takes some 20 µs. A client may have sent thousands of them at once, and what answers them without a
 # script waits for nothing, so that all other sessions would wait for it.
 _EVENTS_IN_TURN: Final = 32
+_EVENTS_IN_BEGINNING: Final = 3  # a greeting and a MAIL cost as much more
+_EVENTS_IN_QUESTION: Final = round(QUESTION_SECONDS / EVENT_SECONDS)
 
 
 class Drain(Enum):
@@ -341,6 +344,7 @@ class Session:
         self._answer(event, None if reply.outcome is smtp.Outcome.OK else closing(reply))
 
     async def _hear_greeting(self, event: smtp.Hello) -> None:
+        self._events_in_turn += _EVENTS_IN_BEGINNING
         facts = self._claim.apply(self._facts, event)
         reply = await self._policy.greeting(facts)
         if reply.outcome is not smtp.Outcome.OK:
@@ -389,6 +393,7 @@ class Session:
         if (refusal := await self._place.count(Rate.MESSAGES)) is not None:
             self._answer(event, refusal)
             return
+        self._events_in_turn += _EVENTS_IN_BEGINNING
         envelope = Envelope(
             queue_id=self._gateway.queue_id(),
             session=self._facts,
@@ -408,6 +413,7 @@ class Session:
         if (refusal := await self._place.count(Rate.RECIPIENTS)) is not None:
             self._answer(event, refusal)
             return
+        self._events_in_turn += _EVENTS_IN_QUESTION
         wish = DsnWish(event.notify, event.original)
         self._answer(event, await self._policy.recipient(self._transaction().draft, event.path, wish))
 

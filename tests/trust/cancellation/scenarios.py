@@ -104,6 +104,14 @@ async def _two_mails(world: World, client: Client) -> None:
     await client.quit()
 
 
+async def _three_mails(world: World, client: Client) -> None:
+    """More than one for each connection, so that not each save is the last request of one."""
+    await client.hello()
+    for name in ("one", "two", "three"):
+        await client.mail(name)
+    await client.quit()
+
+
 async def _proxied(world: World, client: Client) -> None:
     await client.send(_PROXY[:20])
     await trio.sleep(0.1)
@@ -252,7 +260,7 @@ SCENARIOS: Final = (
         act=_two_mails,
         toml=f'{_LISTENER}[fastcgi]\nupstreams = ["unix:FOLDER/dead", "unix:FOLDER/fcgi"]\n',
     ),
-    Scenario(id="kept", before=_hurry, act=_helo, toml=_KEEPING, shows=lambda world: world.store.reused > 0),
+    Scenario(id="kept", before=_hurry, act=_three_mails, toml=_KEEPING, shows=lambda world: world.store.reused > 0),
     Scenario(
         id="started",
         act=_helo,

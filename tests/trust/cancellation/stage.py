@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import socket
@@ -89,9 +90,12 @@ class Stage:
         for name in ("spool", "mail"):
             (self._house / name).mkdir(parents=True)
         try:
-            return self._play(scenario, strike)
+            play = self._play(scenario, strike)
         finally:
             shutil.rmtree(self._house)
+        if play.problems:
+            _let_go()
+        return play
 
     def _play(self, scenario: Scenario, strike: Strike) -> Play:
         is_direct = strike.target is Target.CONNECTION
@@ -110,6 +114,13 @@ class Stage:
             toml = (_BASE + scenario.toml).replace("FOLDER", str(self._house)).replace("PORT", str(self._port))
             self._settings[scenario.id] = settings(toml.replace("CERTIFICATE", str(self._authority.certificate)))
         return self._settings[scenario.id]
+
+
+def _let_go() -> None:
+    """What one play has left over is not to be found in the next one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @contextmanager

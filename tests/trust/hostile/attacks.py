@@ -79,7 +79,7 @@ _ALL: Final = (
         10,
         frozenset([floods.ABANDONED]),
     ),
-    Attack("renegotiation", "of TLS 1.2", Kind.FLOOD, renegotiate, 4, frozenset([REFUSED])),
+    Attack("renegotiation", "of TLS 1.2", Kind.FLOOD, renegotiate, 1, frozenset([REFUSED])),
     Attack("huge-chunk", "BDAT of 2^63 octets", Kind.FLOOD, floods.huge_chunk, 10, _TOO_BIG),
     Attack("injection", "a mail behind STARTTLS", Kind.FLOOD, floods.injection, 10, frozenset(["554 5.5.1"])),
     Attack("stripping", "AUTH in the clear", Kind.FLOOD, floods.stripping, 10, frozenset(["538 5.7.11"])),

@@ -28,7 +28,7 @@ _AT_THE_DOOR: Final = 64  # that come at a time
 _PATIENCE_SECONDS: Final = 30.0  # for one reply; and until all have taken their positions
 #: Whatever the server does to an attacker, and however it takes that, is no fault.
 GONE: Final = (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-_PAUSE_SECONDS: Final = 1.0  # of a passive attacker that was thrown out
+_PAUSE_SECONDS: Final = 30.0  # of a passive attacker that was thrown out, else it would be a flood
 
 
 class Kind(Enum):
@@ -83,6 +83,11 @@ class Opponent:
     def settle(self) -> None:
         """It is in its position: whatever the attack is, it goes on from here."""
         self._settle()
+
+    def narrow(self) -> None:
+        """Have the kernel take as little for us as it can."""
+        assert isinstance(self.stream, trio.SocketStream)
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
 
     async def say(self, data: bytes) -> None:
         """Send octets as they are."""

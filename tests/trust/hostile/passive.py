@@ -8,7 +8,7 @@ import trio
 
 from tests.trust.hostile.field import Opponent, client_hello
 
-_STALL_SECONDS: Final = 0.2  # in which nothing could be sent
+_STALL_SECONDS: Final = 1.0  # in which nothing could be sent
 
 
 async def idle(opponent: Opponent) -> None:
@@ -68,6 +68,7 @@ async def slow_handshake(opponent: Opponent) -> None:
 async def deaf(opponent: Opponent) -> None:
     """Ask and ask, and read nothing, until nothing more can be sent."""
     asking = b"EHLO attacker.example\r\n" * 1000
+    opponent.narrow()
     await opponent.reply()
     while True:
         with trio.move_on_after(_STALL_SECONDS) as scope:

@@ -22,6 +22,10 @@ class Driver(Protocol):
     def can_wait(self) -> bool:
         """Whether the clock can jump over the longest silence."""
 
+    @property
+    def can_reload(self) -> bool:
+        """Whether the server can be told to read its settings again."""
+
     def connect(self) -> None:
         """Connect; nothing is read."""
 
@@ -46,6 +50,9 @@ class Driver(Protocol):
     def set_down(self, is_down: bool) -> None:
         """Take the scripts away, or bring them back."""
 
+    def reload(self, *, is_good: bool) -> None:
+        """Have the settings read again, from a good file or from a bad one."""
+
     def seen(self) -> list[Seen]:
         """What the scripts were asked so far, in order."""
 
@@ -56,8 +63,8 @@ class Driver(Protocol):
         """End the server."""
 
 
-def settings_of(house: House) -> str:
-    """The settings of the server, as TOML, without its addresses."""
+def settings_of(house: House, idle_seconds: int) -> str:
+    """The settings of the server, as TOML, without its addresses; ``{script}`` stands for the script."""
     stages = [("validate", house.validates), ("helo", house.asks), ("mail", house.asks)]
     scripts = "".join(f'{stage} = "{{script}}"\n' for stage, is_there in stages if is_there)
     return f"""
@@ -67,8 +74,8 @@ def settings_of(house: House) -> str:
         bad_commands = 0
         refused_recipients = 0
         messages_per_connection = 0
-        idle_seconds = 20
-        data_seconds = 20
+        idle_seconds = {idle_seconds}
+        data_seconds = {idle_seconds}
         [fastcgi]
         wait_seconds = {WAIT_SECONDS}
         connect_seconds = 2

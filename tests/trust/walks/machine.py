@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
 from enum import Enum, auto
 from typing import ClassVar, Final, assert_never
 
@@ -22,7 +24,7 @@ SENDERS: Final = st.builds(Sender, MOOD, MOOD, st.sampled_from([None, None, None
 RECIPIENTS: Final = st.builds(
     Recipient, st.integers(0, 3), MOOD, st.sampled_from(["example.com", "example.com", "example.com", "example.net"])
 )
-GOOD_RECIPIENTS: Final = st.builds(Recipient, st.integers(0, 3), GOOD)
+SOME_RECIPIENTS: Final = st.lists(RECIPIENTS, min_size=1, max_size=3)
 PIECES: Final = st.sampled_from(
     [b"Subject: x", b".", b"..", b".x", b"", b"QUIT", b"\xff\x00=&%+", b"a" * 90, b"b" * 600, b"<TLS>", b"From ", b"\t"]
 )
@@ -63,6 +65,10 @@ class Walk(RuleBasedStateMachine):
         """Where the server runs is for a subclass to say."""
         raise NotImplementedError
 
+    def choose(self, house: House) -> House:
+        """A house that there is; a subclass may have fewer of them."""
+        return house
+
     @property
     def driver(self) -> Driver:
         assert self._driver is not None
@@ -70,12 +76,21 @@ class Walk(RuleBasedStateMachine):
 
     @initialize(house=st.builds(House, st.booleans(), st.booleans(), st.booleans(), st.booleans()))
     def begin(self, house: House) -> None:
+        house = self.choose(house)
         self._driver = self.open_server(house)
         self.house, self.model = house, Model(house)
         self.counts["walks"] += 1
 
+    @property
+    def word(self) -> str:
+        """The greeting with which everything is possible."""
+        return "LHLO" if self.house.lmtp else "EHLO"
+
     def say(self, *steps: Step) -> None:
         """Send some steps in one write, and hold the replies against what the model owes."""
+        if self.model.retires:
+            self._say_one_by_one(steps)
+            return
         owed: list[int] = []
         for step in steps:
             if self.model.closed or self.model.in_data is not isinstance(step, Content):
@@ -85,8 +100,26 @@ class Walk(RuleBasedStateMachine):
         self.driver.send(b"".join(step.wire for step in steps))
         self.read(owed)
 
-    def read(self, owed: list[int]) -> None:
-        replies = [self.driver.reply() for _ in owed]
+    def _say_one_by_one(self, steps: Sequence[Step]) -> None:
+        """To a server that may say 421 instead, where the model allows it; then nothing of the step was done."""
+        for step in steps:
+            if self.model.closed or self.model.in_data is not isinstance(step, Content):
+                return
+            before = deepcopy(self.model)
+            owed = self.model.hear(step)
+            self.counts["steps"] += 1
+            self.driver.send(step.wire)
+            first = self.driver.reply()
+            if first == 421 and before.may_be_told_to_go:
+                self.model = before
+                self.model.vanish()
+                self.counts["told to go"] += 1
+                self.leave()
+                return
+            self.read(owed, [first])
+
+    def read(self, owed: list[int], heard: Sequence[int] = ()) -> None:
+        replies = [*heard, *(self.driver.reply() for _ in owed[len(heard) :])]
         assert replies == owed, f"the server says {replies}, the model {owed}"
         self.counts.update(map(str, replies))
         if self.model.closed:
@@ -130,16 +163,19 @@ class Walk(RuleBasedStateMachine):
         self.say(*greeting, sender, *recipients)
 
     @precondition(lambda self: self.is_listening)
-    @rule(save=MOOD, recipients=st.lists(GOOD_RECIPIENTS, min_size=1, max_size=3), text=TEXTS, chunks=st.booleans())
-    def whole_mail(self, save: Mood, recipients: list[Recipient], text: bytes, chunks: bool) -> None:
+    @rule(save=MOOD, recipients=SOME_RECIPIENTS, text=TEXTS)
+    def whole_mail(self, save: Mood, recipients: list[Recipient], text: bytes) -> None:
         """All that it takes, whatever was before."""
-        word = "LHLO" if self.house.lmtp else "EHLO"
-        self.say(Greet(word, YES), Sender(YES, save), *recipients)
+        self.say(Greet(self.word, YES), Sender(YES, save), *recipients)
         if self.is_listening and self.model.recipients:
-            if chunks:
-                self.mail_by_chunks(octets=[], text=text)
-            else:
-                self.mail_by_data(text=text)
+            self.mail_by_data(text=text)
+
+    @precondition(lambda self: self.is_listening)
+    @rule(save=MOOD, recipients=SOME_RECIPIENTS, octets=st.lists(OCTETS, max_size=2), text=TEXTS)
+    def whole_mail_by_chunks(self, save: Mood, recipients: list[Recipient], octets: list[bytes], text: bytes) -> None:
+        """The same, and all in one write."""
+        chunks = [*(Chunk(piece, False) for piece in octets), Chunk(text, True)]
+        self.say(Greet(self.word, YES), Sender(YES, save), *recipients, *chunks)
 
     @precondition(lambda self: self.is_listening and self.model.recipients)
     @rule(text=TEXTS)
@@ -172,6 +208,8 @@ class Walk(RuleBasedStateMachine):
     @rule(end=st.sampled_from(End), steps=st.lists(STEPS, min_size=1, max_size=2))
     def end_between_commands(self, end: End, steps: list[Step]) -> None:
         self.counts["faults"] += 1
+        if self.model.retires:  # what it hears may be its 421
+            end = End.VANISH
         match end:
             case End.VANISH:
                 self.model.vanish()
@@ -239,18 +277,37 @@ class Walk(RuleBasedStateMachine):
         self.counts["faults"] += 1
         self.half_close()
 
-    @precondition(lambda self: self._driver is not None and not self.model.is_down)
-    @rule()
-    def scripts_go_down(self) -> None:
+    @precondition(lambda self: self.is_listening)
+    @rule(steps=st.lists(STEPS, max_size=3), recipients=SOME_RECIPIENTS, text=TEXTS)
+    def scripts_are_away(self, steps: list[Step], recipients: list[Recipient], text: bytes) -> None:
+        """Whoever answers has to put everything off that is asked meanwhile."""
         self.counts["faults"] += 1
-        self.driver.set_down(True)
-        self.model.is_down = True
+        self.set_down(True)
+        if steps:
+            self.command(steps=steps)
+        if self.is_listening:
+            self.say(Greet(self.word, YES))
+        self.set_down(False)
+        if self.is_listening and self.model.greeting is not None and self.model.sender is None:
+            self.say(Sender(YES, YES), *recipients)
+        self.set_down(True)
+        if self.is_listening and self.model.recipients:
+            self.mail_by_data(text=text)
+        self.set_down(False)
 
-    @precondition(lambda self: self._driver is not None and self.model.is_down)
-    @rule()
-    def scripts_come_back(self) -> None:
-        self.driver.set_down(False)
-        self.model.is_down = False
+    def set_down(self, is_down: bool) -> None:
+        self.driver.set_down(is_down)
+        self.model.is_down = is_down
+
+    @precondition(lambda self: self._driver is not None and self.driver.can_reload)
+    @rule(is_good=st.booleans(), is_time=st.sampled_from([True, False, False]))
+    def settings_are_read_again(self, is_good: bool, is_time: bool) -> None:
+        """Now and then: it takes a server longer than all the rest."""
+        if not is_time:
+            return
+        self.counts["reloads"] += 1
+        self.driver.reload(is_good=is_good)
+        self.model.retires = self.model.retires or is_good
 
     # What must hold
 

@@ -146,7 +146,7 @@ class MemoryDriver:
         self._script = Script()
         self._client: Dialogue | None = None
         self._over = trio.Event()
-        toml = settings_of(house).replace("{script}", "/srv/mail/script.php")
+        toml = settings_of(house, idle_seconds=20).replace("{script}", "/srv/mail/script.php")
         if house.offers_tls:
             toml += tls_listener(authority, TlsMode.STARTTLS)
         else:
@@ -163,6 +163,10 @@ class MemoryDriver:
     @property
     def can_wait(self) -> bool:
         return True
+
+    @property
+    def can_reload(self) -> bool:
+        return False
 
     @property
     def client(self) -> Dialogue:
@@ -218,6 +222,9 @@ class MemoryDriver:
 
     def set_down(self, is_down: bool) -> None:
         self._responder.act = refuse if is_down else self._script.act
+
+    def reload(self, *, is_good: bool) -> None:
+        raise AssertionError("there is no process that could be told")
 
     def seen(self) -> list[Seen]:
         return self._script.seen

@@ -53,12 +53,14 @@ class Model:
         seen: what the scripts must have been asked, in order.
         promised: how many replies said that a mail is ours.
         is_down: no script can be reached.
+        retires: others serve from now on; this connection may be told 421 between two mails.
     """
 
     house: House
     seen: list[Seen] = field(default_factory=list)
     promised: int = 0
     is_down: bool = False
+    retires: bool = False
     closed: bool = True
     greeting: Greet | None = None
     tls: bool = False
@@ -71,9 +73,14 @@ class Model:
 
     def connect(self) -> list[int]:
         """RFC 5321 3.1."""
-        self.closed = False
+        self.closed = self.retires = False
         self._forget_all()
         return [220]
+
+    @property
+    def may_be_told_to_go(self) -> bool:
+        """Never within a mail: that goes on to its verdict."""
+        return self.retires and self.sender is None
 
     def vanish(self) -> None:
         """The client is gone; what was not complete is nobody's."""
