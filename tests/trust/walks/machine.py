@@ -189,6 +189,12 @@ class Walk(RuleBasedStateMachine):
     def mail_by_chunks(self, octets: list[bytes], text: bytes) -> None:
         self.say(*(Chunk(piece, False) for piece in octets), Chunk(text, True))
 
+    @precondition(lambda self: self.is_listening)
+    @rule(save=MOOD, recipients=SOME_RECIPIENTS)
+    def everything_but_the_mail(self, save: Mood, recipients: list[Recipient]) -> None:
+        """Up to the 354; what comes then is for other rules."""
+        self.say(Greet(self.word, YES), Sender(YES, save), *recipients, Plain.DATA)
+
     @precondition(lambda self: self.is_in_data)
     @rule(text=st.one_of(TEXTS, TEXTS, st.sampled_from([b"x" * 1100 + CRLF, b"x" * 2100 + CRLF])))
     def content(self, text: bytes) -> None:
