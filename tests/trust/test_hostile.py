@@ -17,6 +17,7 @@ from tests.trust.hostile.house import Guard, House, house
 from tests.trust.hostile.running import attacking, bare_server, good_load
 
 MOMENT: Final = 0.1  # seconds
+MOMENTS: Final = tuple(MOMENT * 2**more for more in range(6))  # on a busy machine it takes longer to get so far
 MOST: Final = 40  # connections of an attacker
 CONNECTIONS_PER_IP: Final = 50  # by default
 CPU_SHARE: Final = 0.25  # of a core, while no descriptor is left; a busy loop takes all of it
@@ -33,12 +34,17 @@ def open_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=attrgetter("name"))
 def test_good_mails_go_on_beside(attack: Attack, open_house: House) -> None:
     before = open_house.state()
-    with attacking(attack, open_house.port, min(attack.connections, MOST)) as tally:
-        beside = good_load(open_house.port, MOMENT)
-    assert beside.failures == ()
-    assert beside.mails > 0
-    assert tally.replies.keys() <= GOOD | attack.told
-    assert attack.told <= tally.replies.keys()
+    seen: set[str] = set()
+    for moment in MOMENTS:
+        with attacking(attack, open_house.port, min(attack.connections, MOST)) as tally:
+            beside = good_load(open_house.port, moment)
+        assert beside.failures == ()
+        assert beside.mails > 0
+        seen |= tally.replies.keys()
+        if attack.told <= seen:
+            break
+    assert seen <= GOOD | attack.told
+    assert attack.told <= seen
     open_house.settled(before)
     assert open_house.smuggled == ""
     assert open_house.faults() == []
