@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 from tests.certificates import Authority
 from tests.support import Journal
@@ -21,3 +22,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """One for all tests."""
     return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Save what was measured: a process of pytest-xdist that takes long to exit is killed, and its figures with it."""
+    measuring = Coverage.current()
+    if measuring is not None:
+        measuring.save()
