@@ -76,6 +76,45 @@ async def test_the_trace_header_is_no_part_of_what_is_learnt() -> None:
     message.close()
 
 
+FOLDED: Final = b" ;\r\n\tTue, 1 Jan 2030 00:00:00 +0000\r\nSubject: x\r\n"
+
+
+@pytest.mark.parametrize("memory", [pytest.param(1 << 20, id="memory"), pytest.param(0, id="file")])
+@pytest.mark.parametrize(
+    ("trace", "fronts", "content", "whole"),
+    [
+        pytest.param(TRACE, [], FOLDED, TRACE + b"\r\n" + FOLDED, id="behind-the-trace"),
+        pytest.param(TRACE, [], b"\tx\r\n", TRACE + b"\r\n\tx\r\n", id="tab"),
+        pytest.param(b"", [b"X: 1\r\n"], FOLDED, b"X: 1\r\n\r\n" + FOLDED, id="behind-a-processor"),
+        pytest.param(b"", [b"X: 1\r\n", b"Y: 2\r\n"], FOLDED, b"Y: 2\r\nX: 1\r\n\r\n" + FOLDED, id="behind-two"),
+        pytest.param(TRACE, [b"X: 1\r\n"], FOLDED, b"X: 1\r\n" + TRACE + b"\r\n" + FOLDED, id="behind-both"),
+        pytest.param(b"", [], FOLDED, FOLDED, id="nothing-of-ours"),
+        pytest.param(TRACE, [], b"A: 1\r\n b\r\n", TRACE + b"A: 1\r\n b\r\n", id="a-fold-of-its-own"),
+        pytest.param(TRACE, [], b"", TRACE, id="no-content"),
+    ],
+)
+@pytest.mark.trio
+async def test_the_content_never_goes_on_with_a_header_of_ours(
+    memory: int, trace: bytes, fronts: list[bytes], content: bytes, whole: bytes
+) -> None:
+    whole_and_by_octets: tuple[list[int], ...] = ([], list(range(1, len(content))))
+    for points in whole_and_by_octets:
+        message = IncomingMessage(ENVELOPE, room(memory), BodyLines.LF)
+        if trace:
+            await message.add_trace(trace)
+        for piece in cut(content, points):
+            await message.add(piece)
+        for front in fronts:
+            message.put_in_front(front)
+        assert b"".join([piece async for piece in message.pieces()]) == whole
+        (name, body), *_ = fields_of(await form_of(message))
+        assert (name, body.encode("latin-1")) == ("body", as_script_gets_it(whole, BodyLines.LF))
+        digest = MailDigest(ALICE, [BOB, CAROL])
+        digest.update(content)
+        assert (message.octets, message.received().digest) == (len(content), digest.hexdigest())
+        message.close()
+
+
 CONTENTS: Final = st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"%&+;=", b"\0\xff", b"Subject: x"]), max_size=10
 ).map(b"".join)

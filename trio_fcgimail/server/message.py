@@ -28,6 +28,7 @@ from trio_fcgimail.server.spool import Spool, SpoolRoom
 from trio_fcgimail.server.upstream import Body
 
 _WHOLE_OCTETS: Final = 65_536  # ours: a mail of this size is encoded at once, and goes to the script in one write
+_FOLDS: Final = (b" ", b"\t")  # what goes on with the header field before (RFC 5322 2.2.3)
 _ENCODED_OCTETS: Final = 65_536  # at once: a millisecond where every octet needs an escape
 
 
@@ -51,6 +52,7 @@ class IncomingMessage:
         self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
         self._kind = kind
         self._front = b""  # header lines of processors, before all that was spooled
+        self._parting = b""  # between a header of ours and the content, as long as there is no such header
         self._spool = Spool(room)
         self._digest = MailDigest(envelope.mail_from, envelope.recipients)
         self._headers = HeaderReader()
@@ -63,6 +65,7 @@ class IncomingMessage:
 
     def put_in_front(self, header: bytes) -> None:
         """Put whole header lines in front of a content that is complete. They are no part of the digest."""
+        header, self._parting = header + self._parting, b""
         self._front = header + self._front
         self._small = None
         if self._meter is not None:
@@ -76,6 +79,11 @@ class IncomingMessage:
 
     async def add(self, data: bytes) -> None:
         """Take the next piece of the content. Raises SpoolFullError."""
+        if not self.octets and data.startswith(_FOLDS):  # it has no header; let it not go on with ours
+            self._parting = b"\r\n"
+            if self._spool.size:
+                parting, self._parting = self._parting, b""
+                await self._keep(parting)
         self.octets += len(data)
         self._headers.feed(data)
         self._digest.update(data)
