@@ -378,7 +378,8 @@ class Planner:
     def _linger(self, now: float, connection: Connection, upstream: Upstream, actions: list[Action]) -> None:
         """Nobody waits for it: keep it for a moment only where somebody is likely to come within that."""
         if self._expects_more() and len(upstream.idle) <= max(1, upstream.limit // _IDLE_SHARE):
-            self._set_timer(now + self._rules.linger_seconds, Timer.LINGER, connection.link)
+            if upstream.linger_at == NEVER:
+                self._linger_until(now + self._rules.linger_seconds, upstream)
         else:
             self._close(connection, actions)
 
@@ -499,7 +500,7 @@ class Planner:
     def _ring(self, when: float, now: float, timer: Timer, number: int, actions: list[Action]) -> None:
         match timer:
             case Timer.LINGER:
-                self._end_linger(now, self._connections.get(Link(number)), actions)
+                self._end_lingers(now, self._upstreams[number], actions)
             case Timer.TRIAL:
                 connection = self._connections.get(Link(number))
                 if connection is not None and connection.state is LinkState.ON_TRIAL:
@@ -523,11 +524,21 @@ class Planner:
             case _:
                 assert_never(timer)
 
-    def _end_linger(self, now: float, connection: Connection | None, actions: list[Action]) -> None:
-        if connection is None or connection.state is not LinkState.IDLE:
-            return
-        if now >= connection.idle_since + self._rules.linger_seconds:
-            self._close(connection, actions)
+    def _linger_until(self, when: float, upstream: Upstream) -> None:
+        upstream.linger_at = when
+        self._set_timer(when, Timer.LINGER, upstream.index)
+
+    def _end_lingers(self, now: float, upstream: Upstream, actions: list[Action]) -> None:
+        """End those that were idle long enough; the others are looked at when the first of them will have been.
+
+        So there is one timer for an upstream, and not one for each request, most of which would find nothing to do.
+        """
+        upstream.linger_at = NEVER
+        idle, seconds = upstream.idle, self._rules.linger_seconds
+        while idle and now >= idle[0].idle_since + seconds:  # the last is used first, so these stand in order
+            self._close(idle[0], actions)
+        if idle:
+            self._linger_until(idle[0].idle_since + seconds, upstream)
 
     def _end_slow_opening(self, now: float, connection: Connection | None, actions: list[Action]) -> None:
         """Let a request that waits for a slow connection go elsewhere, if there is somebody who answers."""

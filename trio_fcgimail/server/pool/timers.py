@@ -15,7 +15,7 @@ from trio_fcgimail.server.pool.model import NEVER
 class Timer(Enum):
     """What may be due; it is looked at again when its time comes, as things may have changed."""
 
-    LINGER = "a connection was idle long enough"
+    LINGER = "the connection that is idle for longest was so long enough"
     TRIAL = "a connection that was asked to stay should be looked at"
     SLOW = "a connection took long to open"
     PAUSE = "a request may try again"

@@ -191,6 +191,7 @@ class Upstream:
         self.pause = rules.first_pause_seconds
         self.retry_at = 0.0
         self.probe_at = NEVER
+        self.linger_at = NEVER  # when its idle connections are looked at
         self.raise_at = NEVER
         self.raise_pause = rules.raise_seconds
         self._is_on_probation = False  # the limit was raised, and not lowered since
