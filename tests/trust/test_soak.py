@@ -106,3 +106,20 @@ def test_the_margin_is_that_of_student() -> None:
 def test_the_limit_is_in_the_confidence_interval_or_not() -> None:
     assert growth(series(lambda minute: KIB_A_MINUTE * minute, 100), KIB_A_MINUTE) is None
     assert growth(series(lambda minute: 1.5 * KIB_A_MINUTE * minute, 10), KIB_A_MINUTE) is not None
+
+
+def wandering(seed: int, slope: float) -> Points:
+    """Memory as an allocator has it: what it has got once it gives back after minutes, if at all."""
+    dice = random.Random(seed)
+    points, beside = [], 0.0
+    for look in range(MINUTES * LOOKS):
+        beside = 0.97 * beside + dice.gauss(0, 120)
+        points.append((look / LOOKS, 58_000 + slope * look / LOOKS + beside))
+    return points
+
+
+def test_what_wanders_does_not_grow() -> None:
+    flat = [growth(wandering(seed, 0), KIB_A_MINUTE) for seed in range(100)]
+    grown = [growth(wandering(seed, 200), KIB_A_MINUTE) for seed in range(100)]
+    assert sum(one is not None for one in flat) <= 10  # a line that takes all looks for independent: 30
+    assert sum(one is not None for one in grown) >= 80

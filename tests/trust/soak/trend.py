@@ -1,5 +1,6 @@
 """Straight lines through what was measured, and what counts as growth."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -31,11 +32,12 @@ class Trend:
             return None
         times, values = zip(*points, strict=True)
         slope, intercept = statistics.linear_regression(times, values)
-        freedom = len(points) - 2
-        squares = sum((value - intercept - slope * time) ** 2 for time, value in points)
+        residuals = [value - intercept - slope * time for time, value in points]
+        freedom = max(len(points) * _independence(residuals), _FEWEST) - 2
+        squares = sum(one**2 for one in residuals)
         middle = statistics.fmean(times)
-        spread = math.sqrt(sum((time - middle) ** 2 for time in times))
-        return cls(statistics.fmean(values), slope, _t(freedom) * math.sqrt(squares / freedom) / spread)
+        spread = sum((time - middle) ** 2 for time in times)
+        return cls(statistics.fmean(values), slope, _t(freedom) * math.sqrt(squares / freedom / spread))
 
     @property
     def least(self) -> float:
@@ -46,7 +48,20 @@ class Trend:
         return f"mean {self.mean:.2f}, {self.slope:+.3f} ± {self.margin:.3f} a minute"
 
 
-def _t(freedom: int) -> float:
+def _independence(residuals: Sequence[float]) -> float:
+    """Which share of the residuals says something of its own.
+
+    Memory that was high a moment ago is high still, so many looks say little more than one: where each value goes with
+    the one before by r, n of them are worth n (1 - r) / (1 + r) that are independent.
+    """
+    squares = sum(one**2 for one in residuals)
+    if not squares:
+        return 1.0
+    follows = sum(one * following for one, following in itertools.pairwise(residuals)) / squares
+    return (1 - follows) / (1 + follows) if follows > 0 else 1.0
+
+
+def _t(freedom: float) -> float:
     """The quantile 0.975 of Student's distribution (Cornish-Fisher; within 0.5 % from 4 degrees of freedom on)."""
     return (
         _Z
