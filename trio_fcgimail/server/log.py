@@ -105,11 +105,22 @@ def _leaves(exc: BaseException) -> Iterator[BaseException]:
 
 def _clean_values(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Make every text one bounded line: much of it comes from outside."""
+    if _are_clean("|".join([value for value in event.values() if isinstance(value, str)])):
+        return event
     for name, value in event.items():
         if isinstance(value, str) and not is_clean(value, MAX_VALUE_CHARACTERS):
             limit = _LONG_VALUES.get(name)
             event[name] = clean(value, MAX_VALUE_CHARACTERS) if limit is None else clean_ends(value, limit)
     return event
+
+
+def _are_clean(values: str) -> bool:
+    """Whether all of several values are clean, at one glance for all of them, which most lines stand.
+
+    Args:
+        values: with a bar between them.
+    """
+    return is_clean(values, MAX_VALUE_CHARACTERS) and "| " not in values and " |" not in values
 
 
 @final
