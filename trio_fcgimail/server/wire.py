@@ -15,6 +15,7 @@ import trio
 from trio_fcgimail.server.alarms import Alarm, Alarms
 
 RECEIVE_OCTETS: Final = 65_536
+_AFTER_FULL_OCTETS: Final = 131_072  # ours: who had filled the one is in the midst of a large mail; half the waits
 
 
 class Wire(Protocol):
@@ -104,13 +105,14 @@ class SocketWire:
         alarms: those that run.
     """
 
-    __slots__ = ("_alarm", "_is_late", "_socket", "_stream")
+    __slots__ = ("_alarm", "_is_late", "_octets", "_socket", "_stream")
 
     def __init__(self, stream: trio.SocketStream, alarms: Alarms) -> None:
         self._stream = stream
         self._socket = stream.socket
         self._alarm = Alarm(alarms, self._ring)
         self._is_late = False
+        self._octets = RECEIVE_OCTETS  # to ask for
 
     async def send(self, data: bytes, seconds: float) -> None:
         """As in `Wire`."""
@@ -127,9 +129,11 @@ class SocketWire:
             while True:
                 await trio.lowlevel.wait_readable(self._socket)
                 try:
-                    return os.read(self._socket.fileno(), RECEIVE_OCTETS)
+                    data = os.read(self._socket.fileno(), self._octets)
                 except BlockingIOError:
-                    pass
+                    continue
+                self._octets = RECEIVE_OCTETS if len(data) < RECEIVE_OCTETS else _AFTER_FULL_OCTETS
+                return data
         except trio.ClosedResourceError:
             if self._is_late:
                 raise trio.TooSlowError from None
