@@ -71,6 +71,42 @@ class Session:
         refusal: greet with this instead of 220; None to serve.
     """
 
+    # Slots: an idle connection is little else than this object, and a dictionary of so many names takes 1.5 KB.
+    __slots__ = (
+        "_began",
+        "_claim",
+        "_client",
+        "_command_due",
+        "_conn",
+        "_drain",
+        "_ear",
+        "_effort",
+        "_entrance",
+        "_events_in_turn",
+        "_facts",
+        "_gateway",
+        "_idle_seconds",
+        "_limits",
+        "_log",
+        "_mail",
+        "_mails",
+        "_octets",
+        "_octets_in_turn",
+        "_outlet",
+        "_pace",
+        "_place",
+        "_policy",
+        "_reason",
+        "_refusal",
+        "_scope",
+        "_stream",
+        "_transactions",
+        "_transport",
+        "_via",
+        "_visitor",
+        "_wire",
+    )
+
     def __init__(
         self,
         stream: trio.abc.Stream,
