@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from trio_fcgimail.server.spool import Spool, SpoolFullError, SpoolReadError, SpoolRoom
 
-BLOCK: Final = 262_144  # of what is written and read at once
+BLOCK: Final = 262_144  # of what is read at once
+FULL: Final = 196_608  # more than that is written at once
 PLENTY: Final = 1 << 40
 FILE_LIMIT: Final = 700_001  # no multiple of a block, so that a write is cut in two
 
@@ -103,12 +104,12 @@ async def test_what_is_not_yet_on_the_disk_is_read_too(tmp_path: Path) -> None:
     whole = room(tmp_path)
     spool = Spool(whole)
     await spool.write(content(2000))
-    await spool.write(b"x" * BLOCK)  # a block waits until there is more
+    await spool.write(b"x" * FULL)  # waits until there is more
     assert whole.used_octets == 2000
     await spool.write(b"y")
-    assert whole.used_octets == 2000 + BLOCK + 1
+    assert whole.used_octets == 2000 + FULL + 1
     await spool.write(b"z")
-    assert await read(spool) == content(2000) + b"x" * BLOCK + b"yz"
+    assert await read(spool) == content(2000) + b"x" * FULL + b"yz"
     spool.close()
 
 

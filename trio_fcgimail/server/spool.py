@@ -15,7 +15,8 @@ from typing import IO, Final, final
 
 import trio
 
-_BLOCK_OCTETS: Final = 262_144  # what is written to the disk, and read from it, at once
+_BLOCK_OCTETS: Final = 262_144  # what is read from the disk at once
+_FULL_OCTETS: Final = 196_608  # more than that is written at once: with the largest read on top, at most 320 KiB
 _FREE_SHARE: Final = 0.95  # of the free space, when the settings name no total
 
 
@@ -85,7 +86,7 @@ class Spool:
     def append(self, data: bytes) -> bool:
         """Append, without waiting; whether ``flush`` has to follow."""
         self._memory += data
-        return len(self._memory) > (self._room.memory_octets if self._file is None else _BLOCK_OCTETS)
+        return len(self._memory) > (self._room.memory_octets if self._file is None else _FULL_OCTETS)
 
     async def flush(self) -> None:
         """Put what is in memory on the disk. Raises SpoolFullError, as ``write`` does."""
