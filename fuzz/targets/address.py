@@ -131,7 +131,7 @@ def _outside_quotes(pattern: str) -> Callable[[Difference], bool]:
 EXPLAINS: Final[Mapping[Reason, Callable[[Difference], bool]]] = {
     Reason.ENVELOPE_ONLY: lambda it: it.theirs is None and ENVELOPE_ONLY.fullmatch(it.text) is not None,
     Reason.COMMENT_OR_BLANK: lambda it: _outside_quotes(r"[ (]")(it) or _of_text(r"[\t\r\n]")(it),
-    Reason.ENCODED_WORD: lambda it: re.search(r"=\?[^?]*\?[^?]*\?.*\?=", it.text) is not None,
+    Reason.ENCODED_WORD: lambda it: re.search(r"=\?.*\?=", it.text) is not None,
     Reason.CONTROL: _of_text(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"),
     Reason.UNICODE_BLANK: lambda it: any(character.isspace() and not character.isascii() for character in it.text),
     Reason.TOO_LONG: lambda it: it.ours is None and it.theirs is not None and _is_too_long(it.theirs, it.text),
