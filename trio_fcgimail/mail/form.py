@@ -37,16 +37,11 @@ class BodyMeter:
     """Counts a body while it comes, so that the length of its form is known before a single octet of it is encoded.
 
     The pieces may be cut anywhere.
-
-    Args:
-        may_have_bare_cr: False where every CR is known to be part of a CRLF, as it is in the text that the SMTP core
-            gives; what belongs to none would be dropped then.
     """
 
-    __slots__ = ("_crlfs", "_crs", "_escapes", "_last", "_may_have_bare_cr", "_octets")
+    __slots__ = ("_crlfs", "_crs", "_escapes", "_last", "_octets")
 
-    def __init__(self, *, may_have_bare_cr: bool = True) -> None:
-        self._may_have_bare_cr = may_have_bare_cr
+    def __init__(self) -> None:
         self._octets = 0
         self._crs = 0
         self._crlfs = 0
@@ -56,13 +51,9 @@ class BodyMeter:
     def add(self, data: bytes) -> None:
         """Count one more piece."""
         self._octets += len(data)
-        crs = data.count(b"\r")
-        self._crs += crs
-        if self._may_have_bare_cr:
-            self._crlfs += data.count(b"\r\n") + (self._last + data[:1] == b"\r\n")
-            self._last = data[-1:] or self._last
-        else:
-            self._crlfs += crs
+        self._crs += data.count(b"\r")
+        self._crlfs += data.count(b"\r\n") + (self._last + data[:1] == b"\r\n")
+        self._last = data[-1:] or self._last
         self._escapes += len(data) - len(data.translate(None, _ESCAPED_OCTETS))  # a third of counting one by one
 
     @property

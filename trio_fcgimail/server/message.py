@@ -94,7 +94,7 @@ class IncomingMessage:
         if self._meter is not None:
             self._meter.add(data)
         elif self._kind is BodyKind.FORM and (must_flush or self._spool.size > _WHOLE_OCTETS):
-            self._meter = BodyMeter(may_have_bare_cr=False)  # of BINARYMIME no line end is touched, so none matters
+            self._meter = BodyMeter()
             self._meter.add(self._spool.in_memory())
         if must_flush:
             await self._spool.flush()
