@@ -229,7 +229,10 @@ class Model:
         recipients = tuple(self.recipients)
         parts = (sender.address, *sorted(set(recipients)), "")
         digest = hashlib.sha256(b"".join(part.encode() + b"\0" for part in parts) + content).hexdigest()
-        self.seen.append(Seen("save", sender.address, recipients, content.replace(CRLF, b"\n"), digest, self.tls))
+        read = content.replace(CRLF, b"\n")
+        if content[:1] in (b" ", b"\t"):  # RFC 5322 2.2.3: it would be the rest of the trace field in front of it
+            read = b"\n" + read
+        self.seen.append(Seen("save", sender.address, recipients, read, digest, self.tls))
         if sender.save.save is not Fault.EACH:
             return [sender.save.verdict] * owed
         lines = [
