@@ -1,5 +1,6 @@
 """Fixtures that more than one folder of tests uses."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ from coverage import Coverage
 
 from tests.certificates import Authority
 from tests.support import Journal
+
+# Measured are the tests' own processes. What those start again and again, servers and commands, would take half as long
+# again; what the measure is for, the cores, tests call without a process between.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture
