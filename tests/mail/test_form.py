@@ -69,6 +69,11 @@ def test_the_length_known_first_is_that_of_what_comes(
     assert meter.has_bare_cr == (b"\r" in body.replace(b"\r\n", b""))
     if not meter.has_bare_cr:
         assert encode(cut(body, encoded), lines, has_bare_cr=False) == form
+        trusting = BodyMeter(may_have_bare_cr=False)
+        for piece in cut(body, metered):
+            trusting.add(piece)
+        assert (trusting.size(lines), trusting.encoded_size(lines)) == (meter.size(lines), meter.encoded_size(lines))
+        assert not trusting.has_bare_cr
 
 
 @given(st.binary(max_size=40), st.sampled_from(BodyLines))

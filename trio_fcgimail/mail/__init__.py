@@ -18,7 +18,7 @@ from trio_fcgimail.mail.envelope import (
 from trio_fcgimail.mail.fields import HeaderField, are_header_lines, parse_header
 from trio_fcgimail.mail.form import BodyEncoder, BodyLines, BodyMeter, encode_fields, escape
 from trio_fcgimail.mail.headers import HeaderFacts, HeaderReader, decode_subject
-from trio_fcgimail.mail.lines import LfLines
+from trio_fcgimail.mail.lines import LfLines, lf_ended
 from trio_fcgimail.mail.multipart import BOUNDARY_RANDOM_OCTETS
 from trio_fcgimail.mail.redact import hide_in_stderr, hide_password, judge_login
 from trio_fcgimail.mail.request import (
@@ -113,6 +113,7 @@ __all__ = [
     "judge",
     "judge_each",
     "judge_login",
+    "lf_ended",
     "mail_fields",
     "mail_parameters",
     "new_queue_id",

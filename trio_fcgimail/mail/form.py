@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final, final
 
+from trio_fcgimail.mail.lines import LfLines
+
 _ESCAPES: Final = ((b"%", b"%25"), (b"&", b"%26"), (b"+", b"%2B"), (b";", b"%3B"))  # "%" first
 
-_ESCAPED_OCTETS: Final = b"".join(octet for octet, _ in _ESCAPES)
 _TEXT_ESCAPES: Final = tuple((octet.decode(), escaped.decode()) for octet, escaped in _ESCAPES)
 _ESCAPED: Final = re.compile("[%&+;]")
 
@@ -32,16 +33,26 @@ def escape(data: bytes) -> bytes:
     return data
 
 
+def _count(data: bytes, octet: bytes) -> int:
+    """As ``data.count(octet)``, in a third of the time where it is rare and a fiftieth where it is not there at all."""
+    return len(data) - len(data.replace(octet, b""))
+
+
 @final
 class BodyMeter:
     """Counts a body while it comes, so that the length of its form is known before a single octet of it is encoded.
 
     The pieces may be cut anywhere.
+
+    Args:
+        may_have_bare_cr: False where every CR is known to be part of a CRLF, as in the text that the SMTP core gives;
+            one that is not would be lost then.
     """
 
-    __slots__ = ("_crlfs", "_crs", "_escapes", "_last", "_octets")
+    __slots__ = ("_crlfs", "_crs", "_escapes", "_last", "_may_have_bare_cr", "_octets")
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_have_bare_cr: bool = True) -> None:
+        self._may_have_bare_cr = may_have_bare_cr
         self._octets = 0
         self._crs = 0
         self._crlfs = 0
@@ -51,10 +62,15 @@ class BodyMeter:
     def add(self, data: bytes) -> None:
         """Count one more piece."""
         self._octets += len(data)
-        self._crs += data.count(b"\r")
-        self._crlfs += data.count(b"\r\n") + (self._last + data[:1] == b"\r\n")
-        self._last = data[-1:] or self._last
-        self._escapes += len(data) - len(data.translate(None, _ESCAPED_OCTETS))  # a third of counting one by one
+        crs = _count(data, b"\r")
+        self._crs += crs
+        if self._may_have_bare_cr:
+            self._crlfs += data.count(b"\r\n") + (self._last + data[:1] == b"\r\n")
+            self._last = data[-1:] or self._last
+        else:
+            self._crlfs += crs
+        for octet, _ in _ESCAPES:
+            self._escapes += _count(data, octet)
 
     @property
     def has_bare_cr(self) -> bool:
@@ -89,27 +105,23 @@ class BodyEncoder:
     """Encodes a body piece by piece; the pieces may be cut anywhere.
 
     Args:
-        has_bare_cr: as the meter says of the same body: without any, line ends take half the time.
+        has_bare_cr: as the meter says of the same body: without any, line ends take a seventh of the time.
     """
 
-    __slots__ = ("_has_bare_cr", "_held", "_lines")
+    __slots__ = ("_converter", "_lines")
 
     def __init__(self, lines: BodyLines, *, has_bare_cr: bool = True) -> None:
         self._lines = lines
-        self._has_bare_cr = has_bare_cr
-        self._held = b""  # a CR whose LF may be in the next piece
+        self._converter = LfLines() if has_bare_cr else None
 
     def encode(self, piece: bytes) -> bytes:
         """Encode the next piece; empty when it must wait for the one behind it."""
         if self._lines is BodyLines.CRLF:
             return escape(piece)
-        if not self._has_bare_cr:
-            return escape(piece.translate(None, b"\r"))
-        whole = self._held + piece
-        self._held = b"\r" if whole.endswith(b"\r") else b""
-        return escape(whole[: len(whole) - len(self._held)].replace(b"\r\n", b"\n"))
+        if self._converter is None:
+            return escape(piece.replace(b"\r", b""))
+        return escape(self._converter.convert(piece))
 
     def finish(self) -> bytes:
         """What was held back for a piece that did not come."""
-        held, self._held = self._held, b""
-        return held
+        return b"" if self._converter is None else self._converter.finish()

@@ -20,6 +20,7 @@ from trio_fcgimail.mail import (
     Received,
     SaveRequest,
     escape,
+    lf_ended,
     save_fields,
     save_request,
 )
@@ -39,18 +40,28 @@ class IncomingMessage:
     Args:
         lines: how they end in a form; the other kinds have them as they came.
         kind: how the save script gets it.
+        may_have_bare_cr: False where every CR is known to be part of a CRLF, as in the text that the SMTP core gives.
 
     Attributes:
         octets: of the content as received.
         trip: where its save request went, once there was one.
     """
 
-    def __init__(self, envelope: Envelope, room: SpoolRoom, lines: BodyLines, kind: BodyKind = BodyKind.FORM) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        room: SpoolRoom,
+        lines: BodyLines,
+        kind: BodyKind = BodyKind.FORM,
+        *,
+        may_have_bare_cr: bool = True,
+    ) -> None:
         self.envelope = envelope
         self.octets = 0
         self.trip = Trip()
         self._lines = lines if kind is BodyKind.FORM else BodyLines.CRLF
         self._kind = kind
+        self._may_have_bare_cr = may_have_bare_cr
         self._front = b""  # header lines of processors, before all that was spooled
         self._parting = b""  # between a header of ours and the content, as long as there is no such header
         self._spool = Spool(room)
@@ -94,7 +105,7 @@ class IncomingMessage:
         if self._meter is not None:
             self._meter.add(data)
         elif self._kind is BodyKind.FORM and (must_flush or self._spool.size > _WHOLE_OCTETS):
-            self._meter = BodyMeter()
+            self._meter = BodyMeter(may_have_bare_cr=self._may_have_bare_cr)
             self._meter.add(self._spool.in_memory())
         if must_flush:
             await self._spool.flush()
@@ -162,7 +173,7 @@ class IncomingMessage:
         """The content of a small mail as the script gets it."""
         if self._small is None:
             content = self._front + self._spool.in_memory()
-            self._small = content.replace(b"\r\n", b"\n") if self._lines is BodyLines.LF else content
+            self._small = lf_ended(content) if self._lines is BodyLines.LF else content
         return self._small
 
     async def _pieces(self, asked: SaveRequest) -> AsyncGenerator[bytes, None]:

@@ -64,7 +64,9 @@ class MailTransaction:
         envelope = self.draft.envelope
         is_binary = envelope.body_type is smtp.BodyType.BINARY_MIME  # and no octet of it is a line's (RFC 3030 3)
         lines = BodyLines.CRLF if is_binary else settings.scripts.line_ends
-        message = self._message = IncomingMessage(envelope, self._gateway.room, lines, settings.scripts.body)
+        message = self._message = IncomingMessage(
+            envelope, self._gateway.room, lines, settings.scripts.body, may_have_bare_cr=is_binary
+        )
         if settings.chain.trace_header:
             trace = received_header(envelope, hostname=envelope.session.hostname, now=self._gateway.now())
             await self._spool(message.add_trace(trace))

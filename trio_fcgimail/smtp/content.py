@@ -158,7 +158,9 @@ class DataReader:
             self._begin(buffer)
         if self._phase is not _BODY:
             return b""
-        dot = buffer.find(_DOT)  # one search answers for both when there is none, or only that of the end
+        # One octet is found many times faster than three, and base64 has no dot at all.
+        any_dot = buffer.find(b".")
+        dot = None if any_dot is None else buffer.find(_DOT, max(any_dot - 2, 0))  # for both: there may be the end only
         end = None if dot is None else buffer.find(_END, dot)
         if end is not None:
             raw = buffer.take(end + 2)
