@@ -74,9 +74,8 @@ class HopelessContentError(Exception):
 
 
 def _has_bare_newline(content: bytes) -> bool:
-    """Whether a CR or an LF is left when the CRLFs are gone: two thirds of the time that counting all three takes."""
-    rest = b"".join(content.split(b"\r\n"))
-    return b"\r" in rest or b"\n" in rest
+    """Whether it is something else than its lines with CRLF behind each: the cheapest way to ask, by far."""
+    return content.replace(b"\r", b"").replace(b"\n", b"\r\n") != content
 
 
 @final
@@ -104,7 +103,8 @@ class ContentJudge:
         Raises:
             HopelessContentError: reading on makes no sense.
         """
-        if self._newlines is _TEXT and _has_bare_newline(content):
+        is_judged = self._newlines is _TEXT and self.fault is not Fault.BARE_NEWLINE
+        if is_judged and _has_bare_newline(content):
             match self._bare_newline:
                 case BareNewline.NORMALIZE:
                     content = _BARE_LF.sub(b"\r\n", _BARE_CR.sub(b"", content))
