@@ -157,11 +157,11 @@ def theirs(text: str) -> Path | None:
     try:
         token, rest = get_angle_addr(f"<{text}>")
         defects = [defect for defect in token.all_defects if not isinstance(defect, _NOTED_ONLY)]
+        if rest or defects or not isinstance(token, AngleAddr):
+            return None
+        return Path(token.local_part, token.domain, tuple(str(domain) for domain in token.route or () if domain))
     except (errors.HeaderParseError, AttributeError, IndexError):  # the latter two are faults of its own
         return None
-    if rest or defects or not isinstance(token, AngleAddr):
-        return None
-    return Path(token.local_part, token.domain, tuple(str(domain) for domain in token.route or () if domain))
 
 
 def compare(text: str) -> Difference | None:
