@@ -92,7 +92,6 @@ class Outlet:
         if not self._gathered:
             return
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.begin_gathering()
         data = bytes(self._gathered)
         self._gathered.clear()
         self._line = _Line.TORN

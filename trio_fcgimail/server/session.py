@@ -244,21 +244,25 @@ class Session:
         while True:
             try:
                 event = self._conn.next_event()
-                if isinstance(event, smtp.ConnectionClosed):
+                if isinstance(event, smtp.Signal):
+                    assert event is smtp.Signal.NEED_DATA, "nothing that waits for an answer is left without one here"
+                    await self._receive()
+                elif isinstance(event, smtp.ConnectionClosed):
                     self._reason = event.reason.value
                     break
-                if not isinstance(event, smtp.Signal):
+                else:
+                    if self._outlet.is_due:
+                        await self._outlet.flush()
+                        self._outlet.begin_gathering()
                     self._command_due = None
                     self._ear.hear(event)
-                await self._handle(event)
+                    await self._handle(event)
             except smtp.RemoteProtocolError as exc:
                 self._reason = smtp.CloseReason.ERROR.value
                 self._note(exc.reply)
                 self._log.info("client not understood", problem=str(exc), reply=exc.reply.text)
                 self._outlet.say(exc.to_send)
                 break
-            if self._outlet.is_due:
-                await self._outlet.flush()
             self._events_in_turn += 1
             if self._events_in_turn > _EVENTS_IN_TURN:
                 await trio.sleep(self._account())  # at least, let others have their turns
@@ -271,10 +275,8 @@ class Session:
         self._events_in_turn = self._octets_in_turn = 0
         return self._effort.spend(cost)
 
-    async def _handle(self, event: smtp.Event | smtp.Signal) -> None:
+    async def _handle(self, event: smtp.Event) -> None:
         match event:  # what each mail brings first: the order is that of looking
-            case smtp.Signal.NEED_DATA:
-                await self._receive()
             case smtp.RcptTo():
                 await self._take_recipient(event)
             case smtp.MessageChunk(data=data):
@@ -324,7 +326,7 @@ class Session:
                 self._note(reply)
                 self._log.debug("command refused", verb=verb.name, reply=reply.text)
                 self._outlet.say(to_send)
-            case smtp.Signal.PAUSED | smtp.ConnectionClosed():
+            case smtp.ConnectionClosed():
                 raise AssertionError(f"{event} is not for here")
             case _:
                 assert_never(event)
