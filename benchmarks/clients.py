@@ -14,13 +14,16 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Final, final
+from typing import Final, Self, final
 
 _RECEIVE_OCTETS: Final = 65_536
 _SEND_OCTETS: Final = 1_048_576  # at a time, of a large mail
 _POLL_SECONDS: Final = 30.0  # without a single event: whoever is measured is stuck
 _MAX_FAILURES: Final = 100
+_MOST_VISITS: Final = 100  # at a time: who cannot serve more is not asked for more
+_NEVER: Final = -1
 _LINE: Final = b"The quick brown fox jumps over the lazy dog; 100% of 3 + 4 = 7 & more.\r\n"
 _HEAD: Final = (
     b"From: Alice <alice@example.net>\r\nTo: bob@example.com\r\nSubject: A mail of the benchmark\r\n"
@@ -38,6 +41,7 @@ class Plan:
         seconds: for which new mails are begun; those under way are finished.
         per_mail: whether each mail has a connection of its own.
         pipelined: whether MAIL, RCPT and DATA are one write.
+        visits_per_second: connections beside the mails, each of which says EHLO and QUIT.
     """
 
     host: str
@@ -48,6 +52,7 @@ class Plan:
     per_mail: bool
     pipelined: bool
     tls: bool
+    visits_per_second: float = 0
 
 
 @final
@@ -59,6 +64,7 @@ class Report:
         seconds: from the first connection to the last reply.
         first_failure: what was wrong with the first mail that failed.
         milliseconds: of each mail that did not fail.
+        visits: that were served to their end, within ``visiting_seconds``.
     """
 
     mails: int
@@ -67,6 +73,8 @@ class Report:
     seconds: float
     cpu_seconds: float
     milliseconds: list[float]
+    visits: int = 0
+    visiting_seconds: float = 0
 
 
 @final
@@ -85,11 +93,27 @@ def message(octets: int) -> bytes:
     return _HEAD + _LINE * lines + (b"x" * filler + b"\r\n" if filler else b"")
 
 
-@final
-class _Script:
-    """The steps of a session, by number: a greeting, mails over and over, a farewell."""
+_GREETING: Final = (_Step(b"", (b"220",)), _Step(b"EHLO client.example.net\r\n", (b"250",)))
+_FAREWELL: Final = _Step(b"QUIT\r\n", (b"221",))
 
-    def __init__(self, plan: Plan) -> None:
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """The steps of a session, by number: a greeting, mails over and over, a farewell.
+
+    Args:
+        mail_begins: the number of its first step.
+        mail_ends: the number of the step behind the dot.
+    """
+
+    steps: tuple[_Step, ...]
+    mail_begins: int
+    mail_ends: int
+
+    @classmethod
+    def of_mails(cls, plan: Plan) -> Self:
+        """Mails as planned."""
         envelope = [
             _Step(b"MAIL FROM:<alice@example.net>\r\n", (b"250",)),
             _Step(b"RCPT TO:<bob@example.com>\r\n", (b"250",)),
@@ -98,11 +122,14 @@ class _Script:
         if plan.pipelined:
             codes = tuple(code for step in envelope for code in step.codes)
             envelope = [_Step(b"".join(step.data for step in envelope), codes)]
-        greeting = [_Step(b"", (b"220",)), _Step(b"EHLO client.example.net\r\n", (b"250",))]
         dot = _Step(message(plan.octets) + b".\r\n", (b"250",))
-        self.steps = [*greeting, *envelope, dot, _Step(b"QUIT\r\n", (b"221",))]
-        self.mail_begins = len(greeting)
-        self.mail_ends = len(self.steps) - 1  # the number of the step behind the dot
+        steps = (*_GREETING, *envelope, dot, _FAREWELL)
+        return cls(steps, len(_GREETING), len(steps) - 1)
+
+    @classmethod
+    def of_a_visit(cls) -> Self:
+        """No mail at all."""
+        return cls((*_GREETING, _FAREWELL), _NEVER, _NEVER)
 
 
 class _ReplyError(Exception):
@@ -113,8 +140,10 @@ class _ReplyError(Exception):
 class _Client:
     """One connection at a time."""
 
-    def __init__(self, load: _Load) -> None:
+    def __init__(self, load: _Load, script: _Script, ended: Callable[[_Client, bool], None]) -> None:
         self._load = load
+        self._script = script
+        self._ended = ended
         self._sock: socket.socket = socket.socket()
         self._handshake_done = False
         self._unsent = memoryview(b"")
@@ -159,7 +188,7 @@ class _Client:
         except (OSError, _ReplyError) as exc:
             self._load.fail(f"step {self._number}: {exc}")
             self.close()
-            self._load.next_connection(self)
+            self._ended(self, False)
 
     def _shake_hands(self) -> bool:
         assert isinstance(self._sock, ssl.SSLSocket)
@@ -206,7 +235,7 @@ class _Client:
         """Compare what was received with what was expected; whether this connection goes on."""
         lines = self._received.split(b"\r\n")
         self._received = lines.pop()
-        step = self._load.script.steps[self._number]
+        step = self._script.steps[self._number]
         for line in lines:
             if line[3:4] == b"-":
                 continue
@@ -218,7 +247,7 @@ class _Client:
         return self._replies < len(step.codes) or self._advance()
 
     def _advance(self) -> bool:
-        script = self._load.script
+        script = self._script
         self._replies = 0
         self._number += 1
         if self._number == script.mail_ends:
@@ -229,7 +258,7 @@ class _Client:
                 self._began = now
         elif self._number == len(script.steps):
             self.close()
-            self._load.next_connection(self)
+            self._ended(self, True)
             return False
         elif self._number == script.mail_begins and not self._load.plan.per_mail:
             self._began = time.perf_counter()
@@ -244,7 +273,8 @@ class _Load:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.script = _Script(plan)
+        self._mails = _Script.of_mails(plan)
+        self._visit = _Script.of_a_visit()
         self.context = _context() if plan.tls else None
         self.epoll = select.epoll()
         self.clients: dict[int, _Client] = {}
@@ -252,23 +282,49 @@ class _Load:
         self.milliseconds: list[float] = []
         self._failures = 0
         self._first_failure = ""
+        self._visitors = 0  # connected now
+        self._visits_begun = 0
+        self._visits = 0
+        self._visiting_seconds = 0.0
 
     def fail(self, problem: str) -> None:
         self._first_failure = self._first_failure or problem
         self._failures += 1
 
-    def next_connection(self, client: _Client) -> None:
+    def _next_connection(self, client: _Client, _is_whole: bool) -> None:
         if time.perf_counter() < self.deadline and self._failures < _MAX_FAILURES:
             client.connect()
+
+    def _visit_ended(self, _client: _Client, is_whole: bool) -> None:
+        self._visitors -= 1
+        self._visits += is_whole
+
+    def _let_visitors_come(self, began: float) -> float:
+        """Begin the visits that are due; returns how long the next one has to wait, in seconds."""
+        rate = self.plan.visits_per_second
+        now = time.perf_counter()
+        if not rate or now >= self.deadline:
+            return _POLL_SECONDS + self.plan.seconds
+        self._visiting_seconds = now - began
+        due = int((now - began) * rate)
+        while self._visits_begun < due and self._visitors < _MOST_VISITS:
+            self._visits_begun += 1
+            self._visitors += 1
+            _Client(self, self._visit, self._visit_ended).connect()
+        self._visits_begun = due  # what is late is not made good
+        return max((due + 1) / rate - (time.perf_counter() - began), 0.0)
 
     def run(self) -> Report:
         cpu, began = time.process_time(), time.perf_counter()
         self.deadline = began + self.plan.seconds
         for _ in range(self.plan.senders):
-            _Client(self).connect()
+            _Client(self, self._mails, self._next_connection).connect()
+        heard = began
         while self.clients:
-            ready = self.epoll.poll(_POLL_SECONDS + self.plan.seconds)
-            if not ready:
+            ready = self.epoll.poll(self._let_visitors_come(began))
+            now = time.perf_counter()
+            heard = now if ready else heard
+            if now - heard > _POLL_SECONDS:
                 self.fail("no reply")
                 break
             for fileno, events in ready:
@@ -282,6 +338,8 @@ class _Load:
             seconds=time.perf_counter() - began,
             cpu_seconds=time.process_time() - cpu,
             milliseconds=self.milliseconds,
+            visits=self._visits,
+            visiting_seconds=self._visiting_seconds,
         )
 
 

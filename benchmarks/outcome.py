@@ -47,6 +47,7 @@ class Outcome:
         failures: mails that were not answered as they should have been.
         peak_mib: the most memory that the server's processes had, added up; it was reset before.
         idle_kib: of memory for each idle connection.
+        visits_per_second: connections that were served beside the mails.
     """
 
     mails: int
@@ -56,6 +57,7 @@ class Outcome:
     latency: Latency | None = None
     peak_mib: float | None = None
     idle_kib: float | None = None
+    visits_per_second: float | None = None
 
     @property
     def rate(self) -> float:

@@ -35,6 +35,8 @@ def _cells(row: Row) -> list[str]:
     memory = _number(row.peak_mib)
     if row.idle_kib is not None:
         memory = f"{row.idle_kib.median:.1f} KiB each"
+    if row.visits_per_second is not None:
+        memory = f"{memory}, {row.visits_per_second.median:,.0f} visits/s"
     peer = row.peer if not row.failures else f"{row.peer} ({row.failures} failures)"
     return [
         row.scenario,

@@ -62,6 +62,7 @@ class Scenario:
         octets: of a mail; for smtp-source, too.
         senders: connections at a time.
         connections_idle: of an idle scenario.
+        visits_per_second: connections beside the mails, each of which says EHLO and QUIT.
     """
 
     name: str
@@ -75,11 +76,13 @@ class Scenario:
     generator: Generator = Generator.OURS
     script: SaveScript = SaveScript.COUNT
     connections_idle: int = 0
+    visits_per_second: float = 0
 
 
 SCENARIOS: Final = (
     Scenario(name="kept", about="2 KB, 16 senders, connections kept"),
     Scenario(name="fresh", about="2 KB, 16 senders, a connection per mail", connections=Connections.PER_MAIL),
+    Scenario(name="visited", about="as kept, 1,000 connections a second beside", visits_per_second=1_000),
     Scenario(name="pipelined", about="as kept, commands pipelined", dialogue=Dialogue.PIPELINED),
     Scenario(name="source", about="as kept, by smtp-source", generator=Generator.SMTP_SOURCE),
     Scenario(

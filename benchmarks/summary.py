@@ -70,6 +70,7 @@ class Row:
     latency_ratio: Spread | None
     peak_mib: Spread | None
     idle_kib: Spread | None
+    visits_per_second: Spread | None
 
     def as_json(self) -> dict[str, object]:
         """For keeping."""
@@ -107,6 +108,7 @@ class Summary:
             latency_ratio=self._ratio(scenario, peer, median_latency),
             peak_mib=_spread(outcomes, lambda outcome: outcome.peak_mib),
             idle_kib=_spread(outcomes, lambda outcome: outcome.idle_kib),
+            visits_per_second=_spread(outcomes, lambda outcome: outcome.visits_per_second),
         )
 
     def _of(self, scenario: str, peer: str) -> list[Sample]:

@@ -155,3 +155,15 @@ def test_form_value_is_read_back_by_any_decoder() -> None:
 
     every = bytes(range(256))
     assert unquote_to_bytes(form_value(every).replace(b"+", b" ")) == every
+
+
+def test_visitors_are_served_beside_the_mails(tmp_path: Path) -> None:
+    require_php()
+    path = tmp_path / "kept.json"
+    done = _run("--quick", "--scenario", "visited", "--peer", "ours", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(path.read_text())["summary"]
+    assert row["failures"] == 0
+    assert row["rate"]["median"] > 0
+    assert row["visits_per_second"]["median"] > 0
+    assert "visits/s" in done.stdout

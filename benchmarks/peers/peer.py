@@ -138,6 +138,7 @@ def _send_mails(scenario: Scenario, place: Place, target: Target, seconds: float
         ),
         latency=latency_of(report.milliseconds),
         peak_mib=server.peak_mib(),
+        visits_per_second=report.visits / report.visiting_seconds if report.visiting_seconds else None,
     )
 
 
@@ -176,6 +177,7 @@ def _send_ours(scenario: Scenario, target: Target, seconds: float) -> Report:
         per_mail=scenario.connections is Connections.PER_MAIL,
         pipelined=scenario.dialogue is Dialogue.PIPELINED,
         tls=scenario.channel is Channel.TLS,
+        visits_per_second=scenario.visits_per_second,
     )
     return run_python("benchmarks.clients", text=json.dumps(asdict(plan)))
 

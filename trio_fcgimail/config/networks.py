@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Self, final
 
-__all__ = ["PeerList"]
+__all__ = ["PeerList", "parse_ip"]
 
 _UNIX: Final = "unix"
 
@@ -48,5 +49,17 @@ class PeerList:
         """
         if not ip:
             return self.holds_unix
-        address = ip_address(ip)
+        if not self.networks:
+            return False
+        address = parse_ip(ip)
         return any(address in network for network in self.networks)
+
+
+@lru_cache(maxsize=1024)
+def parse_ip(ip: str) -> IPv4Address | IPv6Address:
+    """As `ip_address`, which takes as long as a command: each connection asks several times for the same.
+
+    Raises:
+        ValueError: it is no IP address.
+    """
+    return ip_address(ip)

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never, final
 
@@ -208,9 +209,14 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     name = stream.socket.getpeername()
     if stream.socket.family == socket.AF_UNIX:
         return Peer("", 0)
-    address = ipaddress.ip_address(name[0].partition("%")[0])
+    return Peer(_shown_ip(name[0]), int(name[1]))
+
+
+@lru_cache(maxsize=1024)
+def _shown_ip(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return Peer(str(mapped or address), int(name[1]))
+    return str(mapped or address)
 
 
 def _explain(exc: OSError | LookupError | UnicodeError) -> str:

@@ -112,7 +112,11 @@ async def close_politely(stream: trio.abc.Stream) -> None:
     with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
         stream = await _leave_tls(stream)
         if isinstance(stream, trio.abc.HalfCloseableStream):
-            await stream.send_eof()
+            if isinstance(stream, trio.SocketStream):
+                with suppress(OSError):  # as Trio has it, without the turns that it takes
+                    stream.socket.shutdown(trio.socket.SHUT_WR)
+            else:
+                await stream.send_eof()
             received = 0
             while received < FAREWELL_OCTETS and (data := await stream.receive_some(RECEIVE_OCTETS)):
                 received += len(data)

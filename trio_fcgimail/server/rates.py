@@ -5,9 +5,10 @@ Pure bookkeeping; time is an argument.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from typing import Final, final
+
+from trio_fcgimail.config import parse_ip
 
 Network = bytes  # whom limits by address count: an IPv4 address (4 octets), or the /64 of an IPv6 address (8 octets)
 
@@ -23,7 +24,7 @@ def network_of(ip: str) -> Network | None:
     Raises:
         ValueError: it is neither an IP address nor empty.
     """
-    return ipaddress.ip_address(ip).packed[:_IPV6_NETWORK_OCTETS] if ip else None
+    return parse_ip(ip).packed[:_IPV6_NETWORK_OCTETS] if ip else None
 
 
 @final

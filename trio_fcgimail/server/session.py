@@ -39,7 +39,7 @@ from trio_fcgimail.server.policy import Policy
 from trio_fcgimail.server.tls import HandshakeError, HandshakeTimeoutError, start_tls
 from trio_fcgimail.server.transaction import MailTransaction
 from trio_fcgimail.server.visitor import Claim, Visitor, closing, introduced, log_introduction, options_for
-from trio_fcgimail.server.wire import wire_over
+from trio_fcgimail.server.wire import close, wire_over
 from trio_fcgimail.smtp import Reply, catalogue
 
 DRAIN_IDLE_SECONDS: Final = 5.0  # how long a client may be silent between two mails once its session is to end
@@ -222,8 +222,7 @@ class Session:
         finally:
             self._forget_mail()
             self._wire.release()
-            with trio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await trio.aclose_forcefully(self._transport)
+            await close(self._transport)
             if self._refusal is None:  # else a line tells of that already
                 self._tell_end()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from trio_fcgimail.smtp import grammar
@@ -29,6 +29,7 @@ class Mailbox:
 
     local_part: str
     domain: str | None
+    _text: str = field(init=False, repr=False, compare=False)  # as SMTP writes it, which is asked for a dozen times
 
     def __post_init__(self) -> None:
         if len(self.local_part.encode(errors="replace")) > grammar.MAX_LOCAL_PART_OCTETS:
@@ -40,13 +41,14 @@ class Mailbox:
                 raise LocalProtocolError("only postmaster may stand without a domain")
         elif not (grammar.is_domain(self.domain) or grammar.is_address_literal(self.domain)):
             raise LocalProtocolError("neither a domain nor an address literal")
-
-    def __str__(self) -> str:
-        """The mailbox as SMTP writes it: quoted only where a dot-string cannot say it."""
         local = self.local_part
         if not grammar.DOT_STRING.fullmatch(local):
             local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return local if self.domain is None else f"{local}@{self.domain}"
+        object.__setattr__(self, "_text", local if self.domain is None else f"{local}@{self.domain}")
+
+    def __str__(self) -> str:
+        """The mailbox as SMTP writes it: quoted only where a dot-string cannot say it."""
+        return self._text
 
     @property
     def is_ascii(self) -> bool:

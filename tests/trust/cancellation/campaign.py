@@ -66,7 +66,8 @@ def campaign(
                 whole = wholes[kind]
                 tally.points += whole.points
                 tally.lines |= whole.lines
-                for point in range(first, whole.points + 1, step):
+                start = (first - 1) % max(1, min(step, whole.points)) + 1  # no list is too short to have its turn
+                for point in range(start, whole.points + 1, step):
                     struck = _play(stage, scenario, Strike(target, moment, point), tally)
                     tally.plays += 1
                     tally.missed += not struck.struck

@@ -50,12 +50,11 @@ from trio_fcgimail.server.upstream import (
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamUnexecuted,
-    close,
     connect,
     exchange,
     has_input,
 )
-from trio_fcgimail.server.wire import SocketWire
+from trio_fcgimail.server.wire import SocketWire, close
 
 _NO_PARAMS: Final = ConstantParams()
 _UNKNOWN_TRIES: Final = {Kind.VALIDATE: 2, Kind.POLICY: 1, Kind.SAVE: 1}  # tries of which the script may have run

@@ -10,7 +10,8 @@ import trio
 from trio_fcgimail import fastcgi
 from trio_fcgimail.config import UpstreamAddress
 from trio_fcgimail.server.metrics import Metric, Series, Values
-from trio_fcgimail.server.upstream import UpstreamError, close, connect
+from trio_fcgimail.server.upstream import UpstreamError, connect
+from trio_fcgimail.server.wire import close
 
 ASK_SECONDS: Final = 2.0  # ours: an idle server answers within a millisecond, and who asks us waits for some seconds
 FRESH_SECONDS: Final = 5.0  # ours: an answer to a mail so long ago says that the server is there

@@ -1,6 +1,6 @@
 """The FastCGI client on Trio: connect, send all of a request, read while writing."""
 
-from trio_fcgimail.server.upstream.connecting import Connect, close, connect, has_input
+from trio_fcgimail.server.upstream.connecting import Connect, connect, has_input
 from trio_fcgimail.server.upstream.errors import (
     UpstreamBroken,
     UpstreamError,
@@ -21,7 +21,6 @@ __all__ = [
     "UpstreamTimeout",
     "UpstreamUnavailable",
     "UpstreamUnexecuted",
-    "close",
     "connect",
     "exchange",
     "has_input",

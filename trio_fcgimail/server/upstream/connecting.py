@@ -85,12 +85,3 @@ def has_input(stream: trio.abc.Stream) -> bool:
     poll = select.poll()
     poll.register(stream.socket.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))
-
-
-async def close(stream: trio.abc.Stream) -> None:
-    """Close at once, also when cancelled; a socket without a checkpoint."""
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    else:
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
