@@ -160,7 +160,12 @@ def theirs(text: str) -> Path | None:
         if rest or defects or not isinstance(token, AngleAddr):
             return None
         return Path(token.local_part, token.domain, tuple(str(domain) for domain in token.route or () if domain))
-    except (errors.HeaderParseError, AttributeError, IndexError, RecursionError):  # all but the first are its own faults
+    except (
+        errors.HeaderParseError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ):  # all but the first are its own faults
         return None
 
 

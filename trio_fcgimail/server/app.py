@@ -31,6 +31,7 @@ import trio
 
 from trio_fcgimail.config import BoundAddress, Settings
 from trio_fcgimail.mail import new_queue_id
+from trio_fcgimail.server.crowd import Crowd
 from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrances
 from trio_fcgimail.server.events import ConnectionClosed, ConnectionOpened, Events
@@ -137,6 +138,7 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
+        self._crowd = Crowd()
         self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()
@@ -258,6 +260,7 @@ class Server:
         counts = self._gateway.counts
         counts.connections += 1
         counts.open_connections += 1
+        self._crowd.is_now(counts.open_connections)
         place = Place(self._gateway.ledger, self._settings.limits)
         try:
             session = await self._doorman.let_in(stream, entrance, place)
@@ -274,6 +277,7 @@ class Server:
         finally:
             counts.open_connections -= 1
             place.leave()
+            self._crowd.is_now(counts.open_connections)
 
     def _why_closed(self) -> Reply | None:
         """Some were accepted before the end began, and are looked at after the others were told."""
