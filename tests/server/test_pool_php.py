@@ -169,8 +169,12 @@ async def test_more_connections_than_children_in_two_pools_hold_nobody_up(pause:
 
 
 async def test_kept_connections_cost_less() -> None:
-    """Our own processor time, which other tests at the same time change least; mails a second are benchmarks.pool's."""
+    """Our own processor time, which other tests at the same time change least; mails a second are benchmarks.pool's.
+
+    Of several rounds the best counts: on a machine that is busy enough scripts are slow, and then little is kept.
+    """
     costs: dict[bool, list[float]] = {True: [], False: []}
+    fresh: dict[bool, list[float]] = {True: [], False: []}
     with PhpFpm(children=4) as php:
         script = php.script("save.php", "<?php echo 'SAVED';")
         for _ in range(3):
@@ -180,7 +184,9 @@ async def test_kept_connections_cost_less() -> None:
                     _, latencies = await _saturate(pools, script, clients=12, times=60)
                     costs[keep_alive].append((time.process_time() - began) / len(latencies))
                     shown = pools[0].snapshot().upstreams[0]
-                    assert (shown.connections < 0.5 * shown.requests) == keep_alive
+                    fresh[keep_alive].append(shown.connections / shown.requests)
+    assert min(fresh[True]) < 0.5
+    assert min(fresh[False]) == 1
     assert min(costs[True]) < 0.95 * min(costs[False])
 
 
