@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 
 import pytest
@@ -136,3 +137,16 @@ def test_many_alarms_ring_as_a_cancel_scope_for_each_would(moves: list[tuple[int
         assert sorted(rung) == sorted(expected)
 
     trio.run(both, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_closed_alarm_holds_on_to_nobody() -> None:
+    class Sleeper:
+        def wake(self) -> None:
+            raise AssertionError("it is closed")
+
+    sleeper = Sleeper()
+    gone = weakref.ref(sleeper)
+    alarm = Alarm(Alarms(), sleeper.wake)
+    alarm.close()
+    del sleeper
+    assert gone() is None

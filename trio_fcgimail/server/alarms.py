@@ -18,6 +18,10 @@ _NEVER: Final = math.inf
 _SPARE_ENTRIES: Final = 64  # ours: so many that mean nothing any more are not worth a look
 
 
+def _nobody_to_ring() -> None:
+    """In the place of who would hold on to the alarm and be held by it: a cycle, left to the garbage collector."""
+
+
 @final
 class Alarm:
     """One deadline, which moves. Not for a wait that ends the same moment: ring() is called by another task.
@@ -46,8 +50,9 @@ class Alarm:
         self.due = _NEVER
 
     def close(self) -> None:
-        """Nobody will set it again."""
+        """Nobody will set it again, and it holds on to nobody."""
         self.due = _NEVER
+        self.ring = _nobody_to_ring
         if self.wound_for < _NEVER:
             self.wound_for = _NEVER
             self._alarms.forget_one()
