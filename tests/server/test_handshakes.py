@@ -35,6 +35,17 @@ async def test_the_one_that_has_been_under_way_longest_makes_room() -> None:
                 assert [scope.cancel_called for scope in (second, fourth)] == [True, False]
 
 
+async def test_after_every_so_many_their_garbage_is_collected() -> None:
+    calls: list[None] = []
+    so_far: list[int] = []
+    handshakes = Handshakes(None, lambda: calls.append(None))
+    for _ in range(200):
+        with handshakes.one_more():
+            pass
+        so_far.append(len(calls))
+    assert so_far == [number // 64 for number in range(1, 201)]
+
+
 async def test_those_that_are_through_take_no_room() -> None:
     handshakes = Handshakes(1)
     for _ in range(3):
