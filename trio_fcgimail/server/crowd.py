@@ -14,9 +14,9 @@ _LEFT_SHARE: Final = 4  # of a crowd, one in so many is still here
 class Crowd:
     """Watches how many connections there are, and has the garbage collected once most of a crowd are gone.
 
-    A session leaves cycles behind, and the interpreter its spare objects. The collector comes for them with later work,
-    which after a crowd of idle clients may be long in coming; half of what such a crowd took is given back at once.
-    That takes some 40 ms, and a crowd to come and go for each time.
+    The interpreter keeps spare objects of what it has freed, each of which holds on to an arena, until the collector
+    comes for them with later work; after a crowd of idle clients that may be long in coming. Called at once, it gives
+    back half of what such a crowd took. That takes up to 40 ms, and a crowd to come and go for each time.
 
     Args:
         collect: how; for tests.

@@ -12,7 +12,7 @@ import trio
 from trio_fcgimail.config import Settings
 
 FEWEST: Final = 16  # ours: more than a small server ever has at once
-_COLLECTED: Final = 64  # ours: so many leave 3 MiB behind, and the collector takes less time than one of them
+_COLLECTED: Final = 64  # ours: so many leave 3 MiB behind
 
 
 def most_handshakes(settings: Settings) -> int | None:
@@ -27,8 +27,8 @@ class Handshakes:
 
     A client that means it is through within some round trips, and those who came after it are fewer than that.
 
-    Trio's streams of TLS are cycles, each with 40 KiB of OpenSSL's that the garbage collector knows nothing of: who has
-    hundreds of them would wait long for it, so that it is called after every so many.
+    Trio's streams of TLS are cycles, and each holds 40 KiB of OpenSSL's that the garbage collector knows nothing of: by
+    itself it comes only after hundreds of them, so that it is called after every so many.
 
     Args:
         most: None for any number.
