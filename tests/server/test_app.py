@@ -1,5 +1,6 @@
 """A whole server on real sockets: who is let in, and how it ends. Time is real, and nothing here waits for long."""
 
+import gc
 import logging
 import math
 import os
@@ -20,7 +21,7 @@ from tests.support import MAIL, TEMPFAIL, Dialogue, Journal, Line, ScriptedRespo
 from trio_fcgimail.config import ListenerSettings, Settings, TcpAddress, UnixAddress
 from trio_fcgimail.server import Ending, ListenError, Server, session, stop_at_signals
 from trio_fcgimail.server.doorman import MAX_POLITE_REFUSALS
-from trio_fcgimail.server.listeners import open_listeners
+from trio_fcgimail.server.listeners import accept_problems_to, open_listeners
 
 pytestmark = pytest.mark.trio
 
@@ -175,6 +176,7 @@ class _Complaints(logging.Handler):
 async def test_without_descriptors_it_waits_and_says_so_in_few_short_lines(
     responder: ScriptedResponder, journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    gc.collect()  # else garbage of earlier tests may give back a descriptor, or the logger as it was, meanwhile
     complaints = _Complaints()
     logger = logging.getLogger("trio.serve_listeners")
     logger.addHandler(complaints)
@@ -194,6 +196,17 @@ async def test_without_descriptors_it_waits_and_says_so_in_few_short_lines(
     assert entry["problem"] == "accept returned EMFILE (Too many open files); retrying in 0.1 seconds"
     assert "exception" not in entry
     assert caplog.records == []
+    assert (logger.propagate, logger.handlers) == (True, [])
+
+
+async def test_problems_at_accept_stay_ours_until_the_last_server_has_ended(journal: Journal) -> None:
+    logger = logging.getLogger("trio.serve_listeners")
+    old, new = accept_problems_to(journal.log), accept_problems_to(journal.log)
+    old.__enter__()
+    new.__enter__()
+    old.__exit__(None, None, None)
+    assert not logger.propagate
+    new.__exit__(None, None, None)
     assert (logger.propagate, logger.handlers) == (True, [])
 
 

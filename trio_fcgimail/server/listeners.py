@@ -175,9 +175,10 @@ def remove_socket_file(listener: trio.SocketListener) -> None:
 class _AcceptLog(logging.Handler):
     """Turns Trio's complaints about accept, traceback and all, into short lines of ours, and not too many."""
 
-    def __init__(self, log: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, log: structlog.typing.FilteringBoundLogger, *, propagated: bool) -> None:
         super().__init__()
         self._log = log
+        self.propagated = propagated  # whether the logger told others, before the first of us came
         self._quiet_until = -math.inf
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -189,15 +190,25 @@ class _AcceptLog(logging.Handler):
 
 @contextmanager
 def accept_problems_to(log: structlog.typing.FilteringBoundLogger) -> Iterator[None]:
-    """While this lasts, a lack of file descriptors or memory at accept is told in our log alone."""
-    logger, handler = logging.getLogger(_TRIO_LOGGER), _AcceptLog(log)
-    propagate, logger.propagate = logger.propagate, False
+    """While this lasts, a lack of file descriptors or memory at accept is told in our log alone.
+
+    Several may last at once, as at a reload, and end in any order.
+    """
+    logger = logging.getLogger(_TRIO_LOGGER)
+    others = _accept_logs(logger)
+    handler = _AcceptLog(log, propagated=others[0].propagated if others else logger.propagate)
+    logger.propagate = False
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = propagate
+        if not _accept_logs(logger):
+            logger.propagate = handler.propagated
+
+
+def _accept_logs(logger: logging.Logger) -> list[_AcceptLog]:
+    return [handler for handler in logger.handlers if isinstance(handler, _AcceptLog)]
 
 
 def peer_of(stream: trio.SocketStream) -> Peer:
