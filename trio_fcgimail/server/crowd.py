@@ -16,7 +16,7 @@ class Crowd:
 
     The interpreter keeps spare objects of what it has freed, each of which holds on to an arena, until the collector
     comes for them with later work; after a crowd of idle clients that may be long in coming. Called at once, it gives
-    back half of what such a crowd took. That takes up to 40 ms, and a crowd to come and go for each time.
+    back a quarter to a half of what such a crowd took. It takes up to 40 ms, and a crowd to come and go for each time.
 
     Args:
         collect: how; for tests.
