@@ -28,7 +28,7 @@ from trio_fcgimail.config.code import make_settings
 from trio_fcgimail.config.errors import ConfigError, ConfigErrors
 from trio_fcgimail.config.hosts import HostList, is_domain
 from trio_fcgimail.config.listening import ClientCertificates, Curve, LogStream, TlsVersion
-from trio_fcgimail.config.networks import PeerList, parse_ip
+from trio_fcgimail.config.networks import PeerList, parse_ip, unmapped
 from trio_fcgimail.config.reader import known_keys, read_document
 from trio_fcgimail.config.settings import (
     DEFAULT_LISTEN,
@@ -120,4 +120,5 @@ __all__ = [
     "parse_upstream_address",
     "read_document",
     "serve_settings",
+    "unmapped",
 ]

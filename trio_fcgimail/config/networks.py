@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Self, final
 
-__all__ = ["PeerList", "parse_ip"]
+__all__ = ["PeerList", "parse_ip", "unmapped"]
 
 _UNIX: Final = "unix"
 
@@ -63,3 +63,9 @@ def parse_ip(ip: str) -> IPv4Address | IPv6Address:
         ValueError: it is no IP address.
     """
     return ip_address(ip)
+
+
+def unmapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """An IPv4 address mapped into IPv6 as the IPv4 address that it is (RFC 4291 2.5.5.2); any other as it is."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

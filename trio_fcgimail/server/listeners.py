@@ -14,14 +14,22 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never, final
 
 import structlog.typing
 import trio
 
-from trio_fcgimail.config import BoundAddress, ListenAddress, ListenerSettings, SystemdAddress, TcpAddress, UnixAddress
+from trio_fcgimail.config import (
+    BoundAddress,
+    ListenAddress,
+    ListenerSettings,
+    SystemdAddress,
+    TcpAddress,
+    UnixAddress,
+    parse_ip,
+    unmapped,
+)
 from trio_fcgimail.mail import Peer
 
 ListenerKey: TypeAlias = tuple[ListenAddress, int]  # with a number, as port 0 may stand there several times
@@ -220,14 +228,8 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     name = stream.socket.getpeername()
     if stream.socket.family == socket.AF_UNIX:
         return Peer("", 0)
-    return Peer(_shown_ip(name[0]), int(name[1]))
-
-
-@lru_cache(maxsize=1024)
-def _shown_ip(text: str) -> str:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    address = parse_ip(name[0].partition("%")[0])
+    return Peer(str(unmapped(address)), int(name[1]))
 
 
 def _explain(exc: OSError | LookupError | UnicodeError) -> str:

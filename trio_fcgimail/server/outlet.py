@@ -9,7 +9,7 @@ from typing import Final, final
 import trio
 
 from trio_fcgimail.server.metrics import Counts
-from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire
+from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire, half_close
 
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
@@ -112,11 +112,7 @@ async def close_politely(stream: trio.abc.Stream) -> None:
     with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
         stream = await _leave_tls(stream)
         if isinstance(stream, trio.abc.HalfCloseableStream):
-            if isinstance(stream, trio.SocketStream):
-                with suppress(OSError):  # as Trio has it, without the turns that it takes
-                    stream.socket.shutdown(trio.socket.SHUT_WR)
-            else:
-                await stream.send_eof()
+            await half_close(stream)
             received = 0
             while received < FAREWELL_OCTETS and (data := await stream.receive_some(RECEIVE_OCTETS)):
                 received += len(data)

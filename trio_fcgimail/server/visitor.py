@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar, assert_never, final
@@ -11,7 +10,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail import smtp
-from trio_fcgimail.config import LimitSettings, ListenerSettings, PeerList
+from trio_fcgimail.config import LimitSettings, ListenerSettings, PeerList, parse_ip, unmapped
 from trio_fcgimail.mail import Peer, Session, TlsFacts
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.prelude import (
@@ -179,9 +178,11 @@ def _told(value: _T | smtp.Unavailable | None, known: _T, unavailable: _T) -> _T
 
 def _unmapped(ip: str) -> str:
     """IPv4 mapped into IPv6 as IPv4, as everywhere else."""
-    address = ipaddress.ip_address(ip) if ip else None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or ip)
+    if not ip:
+        return ip
+    address = parse_ip(ip)
+    shown = unmapped(address)
+    return ip if shown is address else str(shown)
 
 
 def closing(reply: smtp.Reply) -> smtp.Reply:

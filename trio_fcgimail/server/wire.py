@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from typing import Final, Protocol, final
 
 import trio
@@ -160,6 +161,15 @@ class SocketWire:
 def wire_over(stream: trio.abc.Stream, alarms: Alarms) -> Wire:
     """The wire that fits a stream."""
     return SocketWire(stream, alarms) if isinstance(stream, trio.SocketStream) else StreamWire(stream)
+
+
+async def half_close(stream: trio.abc.HalfCloseableStream) -> None:
+    """Send nothing any more; a socket without a checkpoint. Raises trio.BrokenResourceError, but not for a socket."""
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError):  # who is gone has no use for it, as Trio has it
+            stream.socket.shutdown(trio.socket.SHUT_WR)
+    else:
+        await stream.send_eof()
 
 
 async def close(stream: trio.abc.Stream) -> None:
