@@ -83,9 +83,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something outside of us has come true; AssertionError when it does not."""
-    deadline = time.monotonic() + SECONDS
+def eventually(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+    """Wait until something outside of us has come true; AssertionError when it does not, for so long."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"this did not happen: {what}"
         time.sleep(0.01)

@@ -410,6 +410,7 @@ def test_the_view_has_mails(store: Store, plain: tuple[ServerProcess, int, Path]
     assert (shown["number"], shown["mail"]["verdict"]) == (before + 1, "accepted")
     assert view["upstreams"][0]["address"] == store.address
     assert view["state"] == "serving"
-    again = json.loads(get(port, f"/state.json?moment={view['moments'][-1]['number']}&mail={shown['number']}")[2])
+    last = view["moments"][-1]["number"]
+    again = json.loads(get(port, f"/state.json?moment={last}&mail={shown['number']}")[2])
     assert again["mails"] == []
-    assert len(again["moments"]) <= 2
+    assert all(moment["number"] > last for moment in again["moments"])

@@ -5,8 +5,7 @@ import pwd
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +14,10 @@ import pytest
 import trio
 import trustme
 
-from tests.phpfpm import children_of, open_folder
+from tests.phpfpm import open_folder
+from tests.server.supervising import LISTENER, SECONDS, guest, running, until, workers
 from tests.server_process import MEASURING
-from tests.support import Dialogue, Journal, settings
+from tests.support import Journal, settings
 from trio_fcgimail.config import ConfigError, ConfigErrors, Settings, TcpAddress
 from trio_fcgimail.server import Ending, ListenError, Notifier, Supervisor
 from trio_fcgimail.server.pool import Kind
@@ -31,7 +31,6 @@ from trio_fcgimail.server.workers.sockets import Sockets
 
 pytestmark = pytest.mark.trio
 
-SECONDS: Final = 30.0
 SHUTTING_DOWN: Final = b"421 4.3.2 Shutting down; try again later\r\n"
 
 
@@ -42,58 +41,14 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-@asynccontextmanager
-async def running(
-    config: Settings, journal: Journal, *, notifier: Notifier | None = None
-) -> AsyncIterator[tuple[Supervisor, tuple[TcpAddress, ...]]]:
-    """A parent in this process; it is cut at the end."""
-    with trio.fail_after(SECONDS):
-        server = Supervisor(config, log=journal.log, reread=lambda: config, notifier=notifier)
-        async with trio.open_nursery() as nursery:
-            addresses = await nursery.start(server.run)
-            try:
-                yield server, addresses
-            finally:
-                server.cut()
-
-
-def workers() -> list[int]:
-    """The process ids of the children that serve; other tests may have left some of their own to this process."""
-    return [pid for pid in children_of(os.getpid()) if b"workers.child" in _command(pid)]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:  # gone by now
-        return b""
-
-
-async def _until(journal: Journal, event: str, count: int = 1) -> list[dict[str, object]]:
-    with trio.fail_after(SECONDS):
-        while True:
-            if len(found := journal.entries(event)) >= count:
-                return found
-            await trio.sleep(0.02)
-
-
-async def _guest(address: TcpAddress) -> Dialogue:
-    client = Dialogue(await trio.open_tcp_stream(address.host, address.port))
-    await client.hello()
-    return client
-
-
-LISTENER: Final = '[[listeners]]\naddress = "127.0.0.1:0"\n'
-
-
 async def test_a_child_that_does_not_end_is_killed(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "GRACE_SECONDS", 0.1)
     async with running(settings(f"drain_seconds = 0\n{LISTENER}"), journal) as (server, _):
         (pid,) = workers()
         os.kill(pid, signal.SIGSTOP)
         server.stop()
-        await _until(journal, "worker does not end; killing it")
-        await _until(journal, "stopped")
+        await until(journal, "worker does not end; killing it")
+        await until(journal, "stopped")
     assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.CUT.value]
     assert workers() == []
 
@@ -106,9 +61,9 @@ async def test_a_child_that_does_not_answer_is_killed_and_replaced(
     async with running(settings(LISTENER), journal) as (server, (address,)):
         (pid,) = workers()
         os.kill(pid, signal.SIGSTOP)
-        await _until(journal, "worker does not answer; killing it")
-        await _until(journal, "worker died")
-        client = await _guest(address)
+        await until(journal, "worker does not answer; killing it")
+        await until(journal, "worker died")
+        client = await guest(address)
         assert workers() != [pid]
         assert server.lost == 1
         await client.close()
@@ -126,7 +81,7 @@ async def test_a_parent_that_is_cancelled_leaves_nobody_behind_and_lets_them_say
     server = Supervisor(settings(LISTENER), log=journal.log, reread=lambda: settings(LISTENER))
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(server.run)
-        client = await _guest(address)
+        client = await guest(address)
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             assert await client.rest() == SHUTTING_DOWN
@@ -149,9 +104,9 @@ async def test_counts(journal: Journal) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             server.reload()
-            await _until(journal, "reloaded")
+            await until(journal, "reloaded")
             server.reload()
-            (entry,) = await _until(journal, "not reloaded")
+            (entry,) = await until(journal, "not reloaded")
             server.stop()
     assert entry["problem"] == "f: workers: found 0, expected more"
     assert (server.lost, server.reloads, server.failed_reloads) == (0, 1, 1)
@@ -290,8 +245,8 @@ async def test_new_certificates_are_served_once_both_files_are_there(
     async with running(pair.settings(), journal) as (server, (address,)):
         assert await pair.shown(address) == first
         second = pair.write()
-        await _until(journal, "certificates have changed")
-        await _until(journal, "reloaded")
+        await until(journal, "certificates have changed")
+        await until(journal, "reloaded")
         assert await pair.shown(address) == second
         assert (server.reloads, server.lost) == (1, 0)
 
@@ -303,15 +258,15 @@ async def test_a_broken_new_pair_keeps_the_old_and_says_so(
     first = pair.write()
     async with running(pair.settings(), journal) as (server, (address,)):
         pair.certificate.write_text("no certificate")
-        (entry,) = await _until(journal, "not reloaded")
+        (entry,) = await until(journal, "not reloaded")
         assert str(pair.certificate) in str(entry["problem"])
         assert await pair.shown(address) == first
         (pid,) = workers()
         os.kill(pid, signal.SIGKILL)  # who takes its place has the old one as well
-        await _until(journal, "worker died")
+        await until(journal, "worker died")
         assert await pair.shown(address) == first
         third = pair.write()
-        await _until(journal, "reloaded")
+        await until(journal, "reloaded")
         assert await pair.shown(address) == third
         assert (server.reloads, server.failed_reloads) == (1, 1)
 
@@ -335,7 +290,7 @@ async def test_a_key_that_only_root_may_read_is_enough(
         assert await pair.shown(address) == first
         second = pair.write()
         server.reload()
-        await _until(journal, "reloaded")
+        await until(journal, "reloaded")
         assert await pair.shown(address) == second
 
 

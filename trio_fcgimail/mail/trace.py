@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from functools import lru_cache
 
-from trio_fcgimail.mail.envelope import Envelope, Peer, TlsFacts
+from trio_fcgimail.mail.envelope import Envelope, TlsFacts
 from trio_fcgimail.smtp import is_address_literal, is_domain
 
 
@@ -31,7 +31,7 @@ def received_header(envelope: Envelope, *, hostname: str, now: datetime) -> byte
         now: with a time zone.
     """
     lines = [
-        f"Received: {_from_clause(envelope.session.helo, envelope.session.peer)}",
+        f"Received: {_from_clause(envelope.session.helo, envelope.session.peer.ip)}",
         *_tls_comment(envelope.session.tls),
         f"by {hostname} with {envelope.with_keyword.value} id {envelope.queue_id}",
     ]
@@ -56,10 +56,10 @@ def _tls_comment(tls: TlsFacts | None) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _from_clause(helo: str, peer: Peer) -> str:
+def _from_clause(helo: str, ip: str) -> str:
     """Extended-Domain of RFC 5321 4.4; what is no domain goes into a comment, where anything may stand."""
     proper = is_domain(helo) or is_address_literal(helo)
-    if not peer.ip:
+    if not ip:
         return f"from {helo}" if proper else f"from localhost (HELO {helo})"
-    literal = address_literal(peer.ip)
+    literal = address_literal(ip)
     return f"from {helo} ({literal})" if proper else f"from {literal} ({literal}) (HELO {helo})"

@@ -96,6 +96,8 @@ class Server:
         events: told of every connection.
         ledger: the accounts behind the limits that hold over all connections; None for our own.
         budget: what FastCGI connections are leased from; likewise.
+        relieve: called when most of a crowd of clients have left and their memory stays with this process, so that
+            another could serve with less of it.
 
     Raises:
         ChainError: a processor is not to be had.
@@ -113,6 +115,7 @@ class Server:
         events: Events | None = None,
         ledger: Ledger | None = None,
         budget: Budget | None = None,
+        relieve: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._events = events or Events()
@@ -138,7 +141,7 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
-        self._crowd = Crowd()
+        self._crowd = Crowd(relieve)
         self._drain = Drain.NO
         self._stopping = trio.Event()
         self._cutting = trio.Event()

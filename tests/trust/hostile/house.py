@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from typing import Final, final
 from benchmarks.processes import Meter, free_port, tree
 from tests.certificates import Authority
 from tests.phpfpm import PhpFpm
-from tests.server_process import ServerProcess, eventually
+from tests.server_process import SECONDS, ServerProcess, eventually
 from tests.trust.hostile.field import HOST
+from trio_fcgimail.server.workers.generation import RELIEF_SECONDS
 
 CHILDREN: Final = 6
 WORKERS: Final = 2
+_ASKING_SECONDS: Final = 0.5  # in which a worker has found out that a crowd has left
 #: Who behaves well is a known peer; an attacker is not. It comes from another address.
 _CONFIGURATION: Final = """
 hostname = "mx.example.com"
@@ -109,9 +112,23 @@ class House:
         return (self.meter.cpu_seconds() - cpu) / (time.monotonic() - began)
 
     def settled(self, before: State) -> State:
-        """Wait until it has no more descriptors than before, in the very same processes; AssertionError if never."""
+        """Wait until it has as many processes as before, with no more descriptors; AssertionError if never."""
         eventually(lambda: _is_back(self.state().descriptors, before.descriptors), "the descriptors are back")
         return self.state()
+
+    def relieved(self, before: State) -> State:
+        """Wait until others serve in the place of workers that want to be relieved; AssertionError if never."""
+        time.sleep(_ASKING_SECONDS)
+        eventually(lambda: self._relieved >= self._tired, "workers are relieved", RELIEF_SECONDS + SECONDS)
+        return self.settled(before)
+
+    @property
+    def _tired(self) -> int:
+        return self.log.count('"worker wants to be relieved"')
+
+    @property
+    def _relieved(self) -> int:
+        return self.log.count('"worker relieved"')
 
     @property
     def smuggled(self) -> str:
@@ -138,8 +155,7 @@ def descriptors_of(pid: int) -> int:
 
 
 def _is_back(now: Mapping[int, int], before: Mapping[int, int]) -> bool:
-    assert now.keys() == before.keys(), "a process has died"
-    return all(now[pid] <= before[pid] for pid in before)
+    return len(now) == len(before) and all(map(operator.le, sorted(now.values()), sorted(before.values())))
 
 
 @contextmanager

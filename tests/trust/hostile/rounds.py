@@ -12,17 +12,15 @@ from typing import Final, final
 
 from tests.trust.hostile.attacks import GOOD, LIMITED, Attack
 from tests.trust.hostile.field import Kind, Tally
-from tests.trust.hostile.house import House
+from tests.trust.hostile.house import WORKERS, House
 from tests.trust.hostile.running import Good, attacking, bare_server, good_load
 
 #: Of its throughput, what a good load keeps beside a passive attack.
 KEPT_BESIDE_PASSIVE: Final = 0.9
 #: Of what it keeps beside the same flood on a server that accepts and closes.
 KEPT_BESIDE_FLOOD: Final = 0.8
-#: What the first attack of a kind may leave: pages that the allocator has, for the next one.
-MOST_LEFT_MIB: Final = 64.0
-#: What each further one may add to it.
-MOST_GROWN_MIB: Final = 4.0
+#: What attacks of a kind may leave behind: a worker is relieved when 8 MiB of a crowd stay with it.
+MOST_LEFT_MIB: Final = 8.0 * WORKERS
 
 
 @final
@@ -33,7 +31,7 @@ class Round:
     Args:
         bare: beside the flood on a bare server; the same as alone for a passive attack.
         peak_mib: of the server's memory during the attack.
-        after_mib: and after it.
+        after_mib: and after it, once others serve in the place of workers that wanted to be relieved.
     """
 
     alone: Good
@@ -74,10 +72,7 @@ class Outcome:
 def attack_in_rounds(attack: Attack, house: House, rounds: int, seconds: float, *, is_limited: bool) -> Outcome:
     """Attack so often, for so many seconds each."""
     before, problems, tally = house.state(), list[str](), Tally()
-    found = []
-    for _ in range(rounds):
-        found.append(_round(attack, house, seconds, tally))
-        house.settled(before)
+    found = [_round(attack, house, seconds, tally) for _ in range(rounds)]
     problems += [failure for one in found for good in (one.alone, one.bare, one.beside) for failure in good.failures]
     allowed = GOOD | attack.told | (LIMITED if is_limited else frozenset())
     problems += [f"was told {reply}" for reply in tally.replies if reply not in allowed]
@@ -91,14 +86,12 @@ def attack_in_rounds(attack: Attack, house: House, rounds: int, seconds: float, 
 def _broken(outcome: Outcome) -> tuple[str, ...]:
     """Which of the bounds it is over."""
     bound = KEPT_BESIDE_PASSIVE if outcome.attack.kind is Kind.PASSIVE else KEPT_BESIDE_FLOOD
-    first, last = outcome.rounds[0].after_mib, outcome.rounds[-1].after_mib
-    grown = (last - first) / max(1, len(outcome.rounds) - 1)
+    left = outcome.rounds[-1].after_mib - outcome.before_mib
     return tuple(
         problem
         for problem, is_so in (
             (f"kept {outcome.kept:.0%}, less than {bound:.0%}", outcome.kept < bound),
-            (f"{first - outcome.before_mib:.0f} MiB are left", first - outcome.before_mib > MOST_LEFT_MIB),
-            (f"and {grown:.1f} MiB more with each attack", grown > MOST_GROWN_MIB),
+            (f"{left:.0f} MiB are left", left > MOST_LEFT_MIB),
         )
         if is_so
     )
@@ -115,7 +108,7 @@ def _round(attack: Attack, house: House, seconds: float, tally: Tally) -> Round:
         beside = good_load(house.port, seconds)
         peak = house.meter.peak_mib()
     _add(tally, done)
-    after = house.settled(before)
+    after = house.relieved(before)
     return Round(alone, bare, beside, peak or 0.0, after.resident_mib)
 
 

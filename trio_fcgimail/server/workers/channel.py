@@ -77,6 +77,10 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
     """The child lives: its loop runs."""
 
 
+class AskRelief(msgspec.Struct, tag=True, frozen=True):
+    """The memory of a crowd that has left stays with the child: another is to serve in its place."""
+
+
 class Enter(msgspec.Struct, tag=True, frozen=True):
     """May there be one connection more? A ``Verdict`` with the same number is the answer.
 
@@ -207,7 +211,7 @@ class MailSeen(msgspec.Struct, tag=True, frozen=True):
 ForDesk = Counted | MailSeen | Enter | Admit | Count | Left | Released | AskLease | LowerLease | ReleaseLease
 FromDesk = Verdict | LeaseGranted | LeasesScarce
 ToChild = Start | Begin | Retire | Stop | Cut | Reopen | Ping | FromDesk
-ToParent = Ready | Failed | Pong | ForDesk
+ToParent = Ready | Failed | Pong | AskRelief | ForDesk
 
 _Message = TypeVar("_Message")
 

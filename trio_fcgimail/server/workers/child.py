@@ -38,6 +38,7 @@ from trio_fcgimail.server.workers.budget import SharedBudget
 from trio_fcgimail.server.workers.certificates import files_in_memory
 from trio_fcgimail.server.workers.channel import (
     AskLease,
+    AskRelief,
     Begin,
     Channel,
     Cut,
@@ -102,7 +103,14 @@ async def _serve(start: Start, channel: Channel) -> int:
     observers: list[Observer] = [LogObserver(log)]
     if has_status:
         observers.append(recent)
-    server = Server(settings, log=log, observers=observers, ledger=ledger, budget=budget)
+    server = Server(
+        settings,
+        log=log,
+        observers=observers,
+        ledger=ledger,
+        budget=budget,
+        relieve=lambda: channel.post(AskRelief()),
+    )
     reporter = Reporter(channel, server.samples, recent)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED

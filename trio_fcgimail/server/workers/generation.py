@@ -18,6 +18,7 @@ from trio_fcgimail.server.app import Ending
 from trio_fcgimail.server.groups import leaves
 from trio_fcgimail.server.listeners import ListenError
 from trio_fcgimail.server.workers.channel import (
+    AskRelief,
     Begin,
     Channel,
     Cut,
@@ -42,7 +43,8 @@ GRACE_SECONDS: Final = 10.0  # ours: beyond drain_seconds, before a child that d
 SILENCE_SECONDS: Final = 60.0  # ours: a child whose loop stood still for so long has missed all its deadlines
 _GOODBYE_SECONDS: Final = 5.0  # for a child whose parent is cancelled
 _LAST_WORDS_SECONDS: Final = 1.0  # for what a child that is gone has sent: it is there already
-_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child that died is replaced; doubled each time
+RELIEF_SECONDS: Final = 60.0  # ours: each child serves so long; crowds may come faster than children start
+_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child is replaced; doubled each time
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _STEADY_SECONDS: Final = 60.0  # who lived so long did not die of the start
 
@@ -52,7 +54,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(ToParent)
 
 @final
 class Pauses:
-    """How long to wait before a child that died is replaced: the longer, the more have died soon one after another."""
+    """How long to wait before a child is replaced: the longer, the more have died soon one after another."""
 
     def __init__(self) -> None:
         self._next = _FIRST_PAUSE_SECONDS
@@ -82,7 +84,15 @@ class Plan:
 
 @final
 class _Child:
-    """One process that was told what to serve."""
+    """One process that was told what to serve.
+
+    Attributes:
+        ready: set once it can serve.
+        tired: set once it has asked to be relieved.
+        wanting: set once another is to serve in its place.
+        leaving: set once it was told to end.
+        gone: set once its process has ended.
+    """
 
     def __init__(self, number: int, process: trio.Process, channel: Channel, desk: Desk) -> None:
         self.number = number
@@ -90,7 +100,12 @@ class _Child:
         self._desk = desk
         self.process = process
         self.channel = channel
+        self.began = trio.current_time()
         self.ready = trio.Event()
+        self.tired = trio.Event()
+        self.wanting = trio.Event()
+        self.leaving = trio.Event()
+        self.gone = trio.Event()
         self.is_heard_out = trio.Event()
         self._silent_since: float | None = None
 
@@ -109,6 +124,11 @@ class _Child:
             self.channel.post(Ping())
         return now - self._silent_since <= SILENCE_SECONDS
 
+    def leave(self, farewell: Retire | Stop) -> None:
+        """Have it accept no more, and end once its clients are gone."""
+        self.channel.post(farewell)
+        self.leaving.set()
+
     async def listen(self) -> None:
         """Hear what it says, until it is gone.
 
@@ -124,6 +144,8 @@ class _Child:
                     raise ListenError(problem)
                 case Pong():
                     self._silent_since = None
+                case AskRelief():
+                    self.tired.set()
                 case None:
                     if not self.ready.is_set():
                         raise ListenError("a worker ended before it was ready")
@@ -209,7 +231,8 @@ class Generation:
         """Have the children accept no more, and end once their clients are gone."""
         self._farewell = farewell
         self._closing.set()
-        self.tell(farewell)
+        for child in self._children:
+            child.leave(farewell)
 
     def cut(self) -> None:
         """Have the children end now."""
@@ -234,22 +257,45 @@ class Generation:
     # Children
 
     async def _keep_child(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        """Have a child serve, and replace it when it dies. Raises ListenError when the first one does not start."""
-        pauses = Pauses()
-        began = trio.current_time()
-        await self._run_child(number, task_status)
-        while not self.is_closing:
-            with trio.move_on_after(pauses.after(trio.current_time() - began)):
-                await self._closing.wait()
-                return
-            began = trio.current_time()
-            try:
-                await self._run_child(number, trio.TASK_STATUS_IGNORED)
-            except* ListenError as group:
-                self._log.error("worker does not start", worker=number, problem=_told(group))
+        """Have a child serve, and another when it dies or wants to be relieved.
 
-    async def _run_child(self, number: int, task_status: trio.TaskStatus[None]) -> None:
-        """One child, from its start to its end. Raises ListenError, in a group, when it does not come to serve."""
+        Raises:
+            ListenError: the first one does not start.
+        """
+        pauses = Pauses()
+        relieved: _Child | None = None
+        async with trio.open_nursery() as shifts:
+            began = trio.current_time()
+            child = await shifts.start(self._run_child, number, None)
+            task_status.started()
+            while True:
+                await child.wanting.wait()
+                with trio.move_on_after(pauses.after(trio.current_time() - began)):
+                    await self._closing.wait()
+                if self.is_closing:
+                    return
+                began = trio.current_time()
+                before = relieved if child.gone.is_set() else child
+                try:
+                    another = await shifts.start(self._run_child, number, before)
+                except* ListenError as group:
+                    self._log.error("worker does not start", worker=number, problem=_told(group))
+                else:
+                    if not child.gone.is_set():
+                        self._log.info("worker relieved", worker=number)
+                        child.leave(Retire())
+                    child, relieved = another, before
+
+    async def _run_child(self, number: int, before: _Child | None, *, task_status: trio.TaskStatus[_Child]) -> None:
+        """One child, from its start to its end.
+
+        Args:
+            before: the last one that it, or one before it, has relieved.
+            task_status: told the child once it is ready.
+
+        Raises:
+            ListenError: it does not come to serve; in a group.
+        """
         try:
             with self._handed_down() as sockets:
                 process, channel = await spawn(_PROGRAM, [descriptor for several in sockets for descriptor in several])
@@ -267,8 +313,9 @@ class Generation:
                 if not child.ready.is_set():
                     raise ListenError(f"a worker was not ready within {START_SECONDS:g} s")
                 self._greet(child)
-                task_status.started()
+                task_status.started(child)
                 nursery.start_soon(self._kill_in_time, child)
+                nursery.start_soon(self._want_relief_in_time, child, before)
                 code = await process.wait()
                 with trio.move_on_after(_LAST_WORDS_SECONDS):
                     await child.is_heard_out.wait()
@@ -276,6 +323,8 @@ class Generation:
             self._judge(child, code)
         finally:
             self._children.discard(child)
+            child.gone.set()
+            child.wanting.set()
             self._desk.leave(child.holder)
             await put_away(process, channel, _GOODBYE_SECONDS if self._begun.is_set() else 0)
 
@@ -293,29 +342,38 @@ class Generation:
         if self._begun.is_set():
             child.channel.post(Begin())
         if self._closing.is_set():
-            child.channel.post(self._farewell)
+            child.leave(self._farewell)
         if self._cutting.is_set():
             child.channel.post(Cut())
 
     def _judge(self, child: _Child, code: int) -> None:
         """What the end of a child means."""
-        if not self.is_closing:
+        if not child.leaving.is_set():
             self._log.error("worker died", worker=child.number, status=code)
             self._died()
-        elif code == EXIT_CUT:
-            self.ending = Ending.CUT
-        elif code != 0:
+            return
+        if code not in {0, EXIT_CUT}:
             self._log.error("worker failed at its end", worker=child.number, status=code)
+        if code != 0 and self.is_closing:
             self.ending = Ending.CUT
 
     async def _kill_in_time(self, child: _Child) -> None:
         """A child ends by itself after ``drain_seconds``; one that does not is past listening."""
-        await self._closing.wait()
+        await child.leaving.wait()
         with trio.move_on_after(self.plan.settings.drain_seconds):
             await self._cutting.wait()
         await trio.sleep(GRACE_SECONDS)
         self._log.error("worker does not end; killing it", worker=child.number)
         child.process.kill()
+
+    async def _want_relief_in_time(self, child: _Child, before: _Child | None) -> None:
+        """Have another serve instead of one that asked: not too soon, and when nobody is leaving for it any more."""
+        await child.tired.wait()
+        self._log.info("worker wants to be relieved", worker=child.number)
+        await trio.sleep_until(child.began + RELIEF_SECONDS)
+        if before is not None:
+            await before.gone.wait()
+        child.wanting.set()
 
     @contextmanager
     def _handed_down(self) -> Iterator[list[list[int]]]:

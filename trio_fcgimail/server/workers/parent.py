@@ -7,7 +7,7 @@ The nursery tree::
         ├── _beat                       asks the children whether they live, and tells systemd
         └── generations (nursery)
             ├── Generation.run ...      one for each set of settings; one is current, older ones are on their way out
-            │   └── _keep_child ...     starts a child, waits for its end, starts it anew
+            │   └── _keep_child ...     has a child serve, and another when it dies or wants to be relieved
             └── steering (nursery)      left at the stop
                 ├── _watch_certificates asks for a reload when their files have changed
                 └── _reload_when_asked  one reload at a time; one more that is asked for meanwhile is remembered
