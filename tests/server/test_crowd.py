@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from trio_fcgimail.server import crowd
-from trio_fcgimail.server.crowd import CROWD, SPARE_OCTETS, Crowd, resident_octets
+from trio_fcgimail.server.crowd import CONNECTION_OCTETS, CROWD, SPARE_OCTETS, Crowd, resident_octets
 
 BEFORE = 40 << 20
-FULL = BEFORE + SPARE_OCTETS + 1
 UP_AND_DOWN = [*range(1, 4 * CROWD + 1), *range(4 * CROWD - 1, -1, -1)]
+COMES_AND_LEAVES = [*range(1, 101), *range(99, -1, -1)]
+LOOKED_AT = 25  # of those
+FULL = BEFORE + SPARE_OCTETS + LOOKED_AT * CONNECTION_OCTETS + 1
 
 
 class Process:
@@ -27,21 +29,26 @@ class Process:
         self._knows = knows
         self._now = 0
         self.crowd = Crowd(
-            lambda: self.notes.append(("relieve", self._now)), collect=self._collect, resident=self._resident
+            lambda: self.notes.append(("tired", self._now)), give_back=self._give_back, resident=self._resident
         )
 
-    def _collect(self) -> None:
-        self.notes.append(("collect", self._now))
+    @property
+    def said(self) -> list[str]:
+        """Its notes, and nothing of the numbers."""
+        return [note for note, _ in self.notes]
+
+    def _give_back(self) -> None:
+        self.notes.append(("give back", self._now))
         self.octets -= self._freed
 
     def _resident(self) -> int | None:
         return self.octets if self._knows else None
 
-    def sees(self, numbers: Iterable[int], octets: int = FULL) -> None:
-        """There are so many connections, one after another, and above those of a crowd so much memory."""
+    def sees(self, numbers: Iterable[int], octets: int = 2 * BEFORE) -> None:
+        """There are so many connections, one after another, and once there is a crowd so much memory."""
         for self._now in numbers:
             self.crowd.is_now(self._now)
-            if self._now > CROWD:
+            if self._now == CROWD:
                 self.octets = octets
 
 
@@ -50,49 +57,61 @@ class Process:
     [
         pytest.param([*range(1, CROWD), *range(CROWD - 2, -1, -1)], [], id="no-crowd"),
         pytest.param([*range(1, CROWD + 2), *range(CROWD, -1, -1)], [16], id="a-crowd"),
+        pytest.param(COMES_AND_LEAVES, [25], id="a-larger-one"),
         pytest.param(UP_AND_DOWN, [64, 16], id="a-large-one-leaves-in-two-parts"),
-        pytest.param([*range(1, 256), *[*range(254, 64, -1), *range(64, 256)] * 3], [], id="half-of-it-stays"),
+        pytest.param([*range(1, 256), *[*range(254, 64, -1), *range(64, 256)] * 3], [], id="a-quarter-of-it-stays"),
         pytest.param([*range(1, 101), *[99, 100] * 100], [], id="who-stays-costs-nothing"),
         pytest.param([*range(1, 101), *range(99, 24, -1), *[25, 26] * 100], [25], id="once-only"),
     ],
 )
 def test_when_it_looks(numbers: list[int], at: list[int]) -> None:
-    process = Process()
+    process = Process(knows=False)
     process.sees(numbers)
-    assert process.notes == [(note, number) for number in at for note in ("collect", "relieve")]
+    assert process.notes == [("give back", number) for number in at]  # as nobody knows whether there is a need
 
 
 @pytest.mark.parametrize(
     ("octets", "freed", "notes"),
     [
         pytest.param(FULL - 1, 0, [], id="as-much-as-may-be"),
-        pytest.param(FULL, 1, ["collect"], id="the-collector-helps"),
-        pytest.param(FULL, 0, ["collect", "relieve"], id="it-does-not"),
-        pytest.param(FULL + SPARE_OCTETS, SPARE_OCTETS, ["collect", "relieve"], id="it-does-not-help-enough"),
+        pytest.param(FULL, 1, ["give back"], id="the-collector-helps"),
+        pytest.param(FULL, 0, ["give back", "tired"], id="it-does-not"),
+        pytest.param(FULL + SPARE_OCTETS, SPARE_OCTETS, ["give back", "tired"], id="it-does-not-help-enough"),
     ],
 )
 def test_what_it_does(octets: int, freed: int, notes: list[str]) -> None:
     process = Process(freed)
-    process.sees([*range(1, 101), 25], octets)
-    assert [note for note, _ in process.notes] == notes
+    process.sees(COMES_AND_LEAVES, octets)
+    assert process.said == notes
 
 
-def test_each_crowd_is_measured_by_the_least_before_any() -> None:
-    process = Process(freed=SPARE_OCTETS // 2 + 1)
-    process.sees([*range(1, 101), 25, 0])
-    assert [note for note, _ in process.notes] == ["collect"]
-    process.octets = BEFORE + SPARE_OCTETS // 2
-    process.sees([*range(1, 101), 25, 0], FULL + SPARE_OCTETS // 2 + 1)
-    assert [note for note, _ in process.notes] == ["collect", "collect", "relieve"]
-    process.octets = BEFORE - SPARE_OCTETS
-    process.sees([*range(1, 101), 25, 0], BEFORE + 1)
-    assert [note for note, _ in process.notes] == ["collect", "collect", "relieve", "collect"]
+def test_a_crowd_that_takes_no_more_than_the_last_one_costs_nothing() -> None:
+    process = Process()
+    for _ in range(3):
+        process.sees(COMES_AND_LEAVES, FULL)
+    assert process.said == ["give back", "tired"]
+    process.sees(COMES_AND_LEAVES, FULL + (FULL - BEFORE) - 1)
+    assert process.said == ["give back", "tired"]
+    process.sees(COMES_AND_LEAVES, FULL + (FULL - BEFORE))
+    assert process.said == ["give back", "tired", "give back", "tired"]
 
 
-def test_nothing_is_done_where_nobody_knows() -> None:
-    process = Process(knows=False)
-    process.sees(UP_AND_DOWN)
-    assert process.notes == []
+def test_memory_stays_as_long_as_there_is_more_than_before_any_crowd() -> None:
+    process = Process()
+    found = [process.crowd.memory_stays]
+    process.sees(COMES_AND_LEAVES, FULL)
+    found.append(process.crowd.memory_stays)
+    process.crowd.is_now(LOOKED_AT + 1)  # who is here may have it
+    found.append(process.crowd.memory_stays)
+    process.crowd.is_now(0)
+    process.octets = BEFORE + SPARE_OCTETS
+    found.append(process.crowd.memory_stays)
+    process.octets += 1
+    found.append(process.crowd.memory_stays)
+    process.octets = BEFORE - 1  # the least that there was, from now on
+    process.sees(COMES_AND_LEAVES, BEFORE + SPARE_OCTETS)
+    found.append(process.crowd.memory_stays)
+    assert found == [False, True, False, False, True, True]
 
 
 def test_our_own_memory() -> None:

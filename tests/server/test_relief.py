@@ -18,11 +18,14 @@ from trio_fcgimail.config import Settings, TcpAddress
 from trio_fcgimail.server import Ending
 from trio_fcgimail.server.crowd import CROWD
 from trio_fcgimail.server.workers import generation
+from trio_fcgimail.server.workers.generation import Rests
 
 pytestmark = pytest.mark.trio
 
-TIRED = "worker wants to be relieved"
 RELIEVED = "worker relieved"
+REST_SECONDS = 3.0
+START_SECONDS = 1.5  # at most, from the start of a process until it is heard of
+SLACK = 10  # of a crowd: some of it may still come to one that is about to leave
 CLIENTS = 10  # of the load; fewer than stay when a crowd has left
 
 
@@ -35,9 +38,9 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture(autouse=True)
 def short_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every crowd makes a worker tired, and it need not wait for its relief."""
+    """Every crowd makes a worker tired, and it hardly has to wait for its relief."""
     monkeypatch.setattr(generation, "_PROGRAM", "tests.server.tired_child")
-    monkeypatch.setattr(generation, "RELIEF_SECONDS", 0.0)
+    monkeypatch.setattr(generation, "FIRST_REST_SECONDS", 0.1)
 
 
 def _config(upstream: str, drain_seconds: int = 20, more: str = "") -> Settings:
@@ -57,7 +60,7 @@ save = "/save.php"
 
 async def _crowd(address: TcpAddress) -> None:
     """As many clients as are a crowd come, and vanish."""
-    clients = [await guest(address) for _ in range(CROWD)]
+    clients = [await guest(address) for _ in range(CROWD + SLACK)]
     for client in clients:
         await client.close()
 
@@ -76,7 +79,7 @@ async def _is_let_go(client: Dialogue) -> bool:
 
 
 async def test_another_serves_and_mails_under_way_come_to_their_end(store: Store, journal: Journal) -> None:
-    async with running(_config(store.address), journal) as (server, (address,)):
+    async with running(_config(store.address, drain_seconds=0), journal) as (server, (address,)):
         (old,) = workers()
         busy, between_mails = await guest(address), await guest(address)
         await busy.begin()
@@ -104,31 +107,65 @@ async def test_the_one_in_its_place_may_be_relieved_as_well(store: Store, journa
         assert await _is_served(address)
 
 
+@pytest.mark.parametrize("program", ["tests.server.tired_child", "tests.server.eager_child"])
 async def test_nobody_is_relieved_before_its_time(
+    program: str, store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "_PROGRAM", program)
+    monkeypatch.setattr(generation, "FIRST_REST_SECONDS", REST_SECONDS)
+    async with running(_config(store.address), journal) as (_, (address,)):
+        began = trio.current_time()
+        await _crowd(address)
+        await until(journal, RELIEVED)
+        first = trio.current_time()
+        assert first - began > REST_SECONDS - START_SECONDS
+        await _crowd(address)
+        await until(journal, RELIEVED, 2)
+        assert trio.current_time() - first > 2 * REST_SECONDS - START_SECONDS  # who tires so soon has to wait longer
+
+
+async def test_one_that_fails_while_it_serves_is_replaced(
     store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "RELIEF_SECONDS", 1000.0)
+    monkeypatch.setattr(generation, "_PROGRAM", "tests.server.failing_child")
     async with running(_config(store.address), journal) as (server, (address,)):
-        pids = workers()
-        for _ in range(2):
-            await _crowd(address)
-        await until(journal, TIRED)
+        await _crowd(address)
+        (entry,) = await until(journal, "worker failed")
+        await until(journal, "worker died")
         assert await _is_served(address)
-        assert workers() == pids
-        server.stop()
-        await until(journal, "stopped")
-    assert len(journal.entries(TIRED)) == 1
-    assert journal.entries(RELIEVED) == []
+    assert server.lost == 1
+    assert entry["problem"] == "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("lives", "rests"),
+    [
+        ([60, 120, 240, 480, 960, 1920], [120, 240, 480, 960, 1920, 3840]),
+        ([3599, 3600], [120, 60]),
+        ([61] * 12, [*(60 * 2**more for more in range(1, 11)), 86_400, 86_400]),
+        ([*[61] * 6, 7679, 15_361], [*(60 * 2**more for more in range(1, 7)), 7680, 60]),
+        ([*[61] * 12, 2 * 86_400], [*(60 * 2**more for more in range(1, 11)), 86_400, 86_400, 60]),
+    ],
+    ids=["in-vain", "after-an-hour", "a-day-at-most", "after-twice-its-rest", "after-two-days"],
+)
+async def test_rests(lives: list[float], rests: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    rest = Rests()
+    assert rest.seconds == 60
+    found = []
+    for lived in lives:
+        rest.relieved_after(lived)
+        found.append(rest.seconds)
+    assert found == rests
 
 
 async def test_a_tired_one_that_dies_is_replaced(
     store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "RELIEF_SECONDS", 1000.0)
+    monkeypatch.setattr(generation, "FIRST_REST_SECONDS", 1000.0)
     async with running(_config(store.address), journal) as (server, (address,)):
         (old,) = workers()
         await _crowd(address)
-        await until(journal, TIRED)
         os.kill(old, signal.SIGKILL)
         await until(journal, "worker died")
         assert await _is_served(address)
@@ -153,15 +190,17 @@ async def test_it_serves_on_when_no_other_starts(
     assert server.lost == 0
 
 
-async def test_two_of_the_same_place_do_not_leave_at_once(store: Store, journal: Journal) -> None:
-    async with running(_config(store.address, drain_seconds=4), journal) as (_, (address,)):
+async def test_two_of_the_same_place_do_not_leave_at_once(
+    store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "FAREWELL_SECONDS", 4.0)
+    async with running(_config(store.address), journal) as (_, (address,)):
         (first,) = workers()
         busy = await guest(address)
-        await busy.begin()  # and no more: it is cut after drain_seconds
+        await busy.begin()  # and no more: it is cut in the end
         await _crowd(address)
         await until(journal, RELIEVED)
         await _crowd(address)
-        await until(journal, TIRED, 2)
         await until(journal, RELIEVED, 2)
         assert first not in workers()
         await busy.close()
@@ -200,14 +239,16 @@ async def test_a_stop_waits_for_one_that_leaves(store: Store, journal: Journal) 
     assert workers() == []
 
 
-async def test_who_misses_the_stop_while_it_leaves_is_cut(store: Store, journal: Journal) -> None:
-    async with running(_config(store.address), journal) as (server, (address,)):
+@pytest.mark.parametrize("drain_seconds", [1, 1000])
+async def test_whom_it_serves_too_long_after_a_stop_is_cut(drain_seconds: int, store: Store, journal: Journal) -> None:
+    async with running(_config(store.address, drain_seconds), journal) as (server, (address,)):
         busy = await guest(address)
         await busy.begin()
         await _crowd(address)
         await until(journal, RELIEVED)
         server.stop()
-        server.cut()
+        if drain_seconds > 1:
+            server.cut()
         assert (await busy.rest()).startswith(b"421 4.3.2 ")
         (entry,) = await until(journal, "stopped")
         await busy.close()

@@ -96,8 +96,8 @@ class Server:
         events: told of every connection.
         ledger: the accounts behind the limits that hold over all connections; None for our own.
         budget: what FastCGI connections are leased from; likewise.
-        relieve: called when most of a crowd of clients have left and their memory stays with this process, so that
-            another could serve with less of it.
+        tired: called when most of a crowd of clients have left and their memory stays with this process, so that
+            another could serve with less of it, and again when more does; must neither block nor raise.
 
     Raises:
         ChainError: a processor is not to be had.
@@ -115,7 +115,7 @@ class Server:
         events: Events | None = None,
         ledger: Ledger | None = None,
         budget: Budget | None = None,
-        relieve: Callable[[], None] = lambda: None,
+        tired: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._events = events or Events()
@@ -141,8 +141,9 @@ class Server:
         )
         self._sessions: set[Session] = set()
         self._doorman = Doorman(self._gateway, self._why_closed)
-        self._crowd = Crowd(relieve)
+        self._crowd = Crowd(tired)
         self._drain = Drain.NO
+        self._patience = trio.CancelScope()  # with sessions that go on, once the end has begun
         self._stopping = trio.Event()
         self._cutting = trio.Event()
         self._ending = Ending.DRAINED
@@ -157,6 +158,11 @@ class Server:
         """How often each limit was hit so far."""
         return self._gateway.hits.snapshot()
 
+    @property
+    def memory_stays(self) -> bool:
+        """Whether the memory of a crowd that has left is with this process still."""
+        return self._crowd.memory_stays
+
     def samples(self) -> Iterator[Sample]:
         """Everything that was counted so far, and the state of things."""
         gateway = self._gateway
@@ -164,15 +170,20 @@ class Server:
 
     def stop(self) -> None:
         """Begin to end: no new connection, 421 between two transactions, ``drain_seconds`` for those under way."""
-        self._begin_to_end(Drain.STOPPING)
+        self._begin_to_end(Drain.STOPPING, self._settings.drain_seconds)
 
-    def retire(self) -> None:
-        """Begin to end, as others serve from now on: like ``stop``, but each client has its first transaction."""
-        self._begin_to_end(Drain.RETIRING)
+    def retire(self, seconds: float | None = None) -> None:
+        """Begin to end, as others serve from now on: like ``stop``, but each client has its first transaction.
 
-    def _begin_to_end(self, drain: Drain) -> None:
+        Args:
+            seconds: for those under way, in the place of ``drain_seconds``.
+        """
+        self._begin_to_end(Drain.RETIRING, self._settings.drain_seconds if seconds is None else seconds)
+
+    def _begin_to_end(self, drain: Drain, seconds: float) -> None:
         if self._drain is not Drain.STOPPING:  # who stops does not come to retire
             self._drain = drain
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + seconds)
         self._stopping.set()
         self._doorman.stop_waiting()
         for session in self._sessions:
@@ -247,7 +258,7 @@ class Server:
 
     async def _cut_in_time(self) -> None:
         """Wait for the sessions that are left, but not for ever."""
-        with trio.move_on_after(self._settings.drain_seconds):
+        with self._patience:
             await self._cutting.wait()
         if any(not session.is_over for session in self._sessions):
             self._ending = Ending.RETIRED if self._drain is Drain.RETIRING else Ending.CUT

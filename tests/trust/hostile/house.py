@@ -15,13 +15,13 @@ from typing import Final, final
 from benchmarks.processes import Meter, free_port, tree
 from tests.certificates import Authority
 from tests.phpfpm import PhpFpm
-from tests.server_process import SECONDS, ServerProcess, eventually
+from tests.server_process import ServerProcess, eventually
 from tests.trust.hostile.field import HOST
-from trio_fcgimail.server.workers.generation import RELIEF_SECONDS
 
 CHILDREN: Final = 6
 WORKERS: Final = 2
-_ASKING_SECONDS: Final = 0.5  # in which a worker has found out that a crowd has left
+_TIRING_SECONDS: Final = 0.5  # in which a worker has found out that a crowd has left
+_RELIEF_SECONDS: Final = 1200.0  # for that: the more often, the longer it takes
 #: Who behaves well is a known peer; an attacker is not. It comes from another address.
 _CONFIGURATION: Final = """
 hostname = "mx.example.com"
@@ -53,7 +53,16 @@ if (str_contains($_POST['mail_from'], 'evil')) {
 }
 echo strlen($_POST['body']) == $_POST['size'] ? 'SAVED' : '554 5.6.0 Not as it was sent';
 """
-_LOG_OF_FAULTS: Final = ("session failed", "observer failed", "worker died", "Traceback", "log lines lost")
+_LOG_OF_FAULTS: Final = (
+    "session failed",
+    "observer failed",
+    "worker died",
+    "worker does not",
+    "worker failed",
+    "worker not understood",
+    "Traceback",
+    "log lines lost",
+)
 
 
 class Guard(Enum):
@@ -118,8 +127,8 @@ class House:
 
     def relieved(self, before: State) -> State:
         """Wait until others serve in the place of workers that want to be relieved; AssertionError if never."""
-        time.sleep(_ASKING_SECONDS)
-        eventually(lambda: self._relieved >= self._tired, "workers are relieved", RELIEF_SECONDS + SECONDS)
+        time.sleep(_TIRING_SECONDS)
+        eventually(lambda: self._relieved >= self._tired, "workers are relieved", _RELIEF_SECONDS)
         return self.settled(before)
 
     @property

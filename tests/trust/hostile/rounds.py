@@ -21,6 +21,8 @@ KEPT_BESIDE_PASSIVE: Final = 0.9
 KEPT_BESIDE_FLOOD: Final = 0.8
 #: What attacks of a kind may leave behind: a worker is relieved when 8 MiB of a crowd stay with it.
 MOST_LEFT_MIB: Final = 8.0 * WORKERS
+#: What each further one may add to what is left.
+MOST_GROWN_MIB: Final = 4.0
 
 
 @final
@@ -86,12 +88,14 @@ def attack_in_rounds(attack: Attack, house: House, rounds: int, seconds: float, 
 def _broken(outcome: Outcome) -> tuple[str, ...]:
     """Which of the bounds it is over."""
     bound = KEPT_BESIDE_PASSIVE if outcome.attack.kind is Kind.PASSIVE else KEPT_BESIDE_FLOOD
-    left = outcome.rounds[-1].after_mib - outcome.before_mib
+    first, last = outcome.rounds[0].after_mib, outcome.rounds[-1].after_mib
+    left, grown = last - outcome.before_mib, (last - first) / max(1, len(outcome.rounds) - 1)
     return tuple(
         problem
         for problem, is_so in (
             (f"kept {outcome.kept:.0%}, less than {bound:.0%}", outcome.kept < bound),
             (f"{left:.0f} MiB are left", left > MOST_LEFT_MIB),
+            (f"and {grown:.1f} MiB more with each attack", grown > MOST_GROWN_MIB),
         )
         if is_so
     )

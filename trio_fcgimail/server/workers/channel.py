@@ -25,6 +25,7 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
     Args:
         settings: pickled; only a parent of the same program is ever at the other end.
+        rest_seconds: how long it serves before it may ask for relief.
         sockets: the file descriptors of each listener, in the order of the settings.
         files: the certificates and keys by their paths, as they were when the settings were read.
         uid: whom to become, with ``gid`` and ``user``; None to stay.
@@ -34,6 +35,7 @@ class Start(msgspec.Struct, tag=True, frozen=True):
     settings: bytes
     sockets: list[list[int]]
     files: dict[str, bytes]
+    rest_seconds: float
     uid: int | None = None
     gid: int | None = None
     user: str | None = None
@@ -44,7 +46,13 @@ class Begin(msgspec.Struct, tag=True, frozen=True):
 
 
 class Retire(msgspec.Struct, tag=True, frozen=True):
-    """Others take over: accept no more, and let each client have its first transaction."""
+    """Others take over: accept no more, and let each client have its first transaction.
+
+    Args:
+        seconds: for those under way, in the place of ``drain_seconds``.
+    """
+
+    seconds: float | None = None
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
@@ -78,7 +86,10 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
 
 
 class AskRelief(msgspec.Struct, tag=True, frozen=True):
-    """The memory of a crowd that has left stays with the child: another is to serve in its place."""
+    """The memory of a crowd that has left stays with the child: another is to serve in its place.
+
+    It is said again after a while, when nobody does.
+    """
 
 
 class Enter(msgspec.Struct, tag=True, frozen=True):

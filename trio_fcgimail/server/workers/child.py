@@ -5,6 +5,7 @@ The nursery tree::
     _serve (nursery)
     ├── _obey               reads the parent's messages; the parent's end is the server's stop
     ├── Channel.write_out   sends ours
+    ├── Relief.ask          once the memory of a crowd stays with us
     ├── _stop_at_term       a signal to this process alone
     └── Server.serve        once told to begin; see trio_fcgimail.server.app
 """
@@ -103,14 +104,8 @@ async def _serve(start: Start, channel: Channel) -> int:
     observers: list[Observer] = [LogObserver(log)]
     if has_status:
         observers.append(recent)
-    server = Server(
-        settings,
-        log=log,
-        observers=observers,
-        ledger=ledger,
-        budget=budget,
-        relieve=lambda: channel.post(AskRelief()),
-    )
+    relief = Relief(channel, start.rest_seconds, log)
+    server = Server(settings, log=log, observers=observers, ledger=ledger, budget=budget, tired=relief.is_wanted)
     reporter = Reporter(channel, server.samples, recent)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
@@ -122,6 +117,7 @@ async def _serve(start: Start, channel: Channel) -> int:
             orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
+            nursery.start_soon(relief.ask, server)
             if has_status:
                 nursery.start_soon(reporter.run)
             await nursery.start(_stop_at_term, server)
@@ -171,6 +167,40 @@ class _Leasing:
 
 
 @final
+class Relief:
+    """Asks the parent that another serve in our place.
+
+    Args:
+        rest_seconds: how long we serve before we ask, and how long we wait before we ask again.
+
+    Attributes:
+        channel: to the parent.
+    """
+
+    def __init__(self, channel: Channel, rest_seconds: float, log: structlog.typing.FilteringBoundLogger) -> None:
+        self.channel = channel
+        self._rest_seconds = rest_seconds
+        self._log = log
+        self._wanted = trio.Event()
+        self._due = trio.current_time() + rest_seconds
+
+    def is_wanted(self) -> None:
+        """The memory of a crowd stays with us."""
+        self._wanted.set()
+
+    async def ask(self, server: Server) -> None:
+        """Ask as long as it is so, until cancelled."""
+        await self._wanted.wait()
+        if not server.is_stopping:
+            self._log.info("worker wants to be relieved")
+        while True:
+            await trio.sleep_until(self._due)
+            if server.memory_stays and not server.is_stopping:
+                self.channel.post(AskRelief())
+            self._due = trio.current_time() + self._rest_seconds
+
+
+@final
 class _Orders:
     """What the parent says.
 
@@ -211,8 +241,8 @@ class _Orders:
         match message:
             case Begin():
                 self.begun.set()
-            case Retire():
-                self._server.retire()
+            case Retire(seconds=seconds):
+                self._server.retire(seconds)
                 self.begun.set()
             case Stop():
                 self._server.stop()

@@ -43,8 +43,11 @@ GRACE_SECONDS: Final = 10.0  # ours: beyond drain_seconds, before a child that d
 SILENCE_SECONDS: Final = 60.0  # ours: a child whose loop stood still for so long has missed all its deadlines
 _GOODBYE_SECONDS: Final = 5.0  # for a child whose parent is cancelled
 _LAST_WORDS_SECONDS: Final = 1.0  # for what a child that is gone has sent: it is there already
-RELIEF_SECONDS: Final = 60.0  # ours: each child serves so long; crowds may come faster than children start
-_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child is replaced; doubled each time
+FAREWELL_SECONDS: Final = 3600.0  # ours: for clients of a child that was relieved, who have done nothing wrong
+FIRST_REST_SECONDS: Final = 60.0  # ours: so long a child serves before it is relieved; doubled each time
+LONGEST_REST_SECONDS: Final = 86_400.0
+CALM_SECONDS: Final = 3600.0  # ours: who asks after that, and after twice its rest, was not relieved in vain
+_FIRST_PAUSE_SECONDS: Final = 0.5  # before a child that died is replaced; doubled each time
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _STEADY_SECONDS: Final = 60.0  # who lived so long did not die of the start
 
@@ -54,7 +57,7 @@ _DECODER: Final = msgspec.msgpack.Decoder(ToParent)
 
 @final
 class Pauses:
-    """How long to wait before a child is replaced: the longer, the more have died soon one after another."""
+    """How long to wait before a child that died is replaced: the longer, the more have died soon one after another."""
 
     def __init__(self) -> None:
         self._next = _FIRST_PAUSE_SECONDS
@@ -65,6 +68,25 @@ class Pauses:
             self._next = _FIRST_PAUSE_SECONDS
         pause, self._next = self._next, min(2 * self._next, _LONGEST_PAUSE_SECONDS)
         return pause
+
+
+@final
+class Rests:
+    """How long a child serves before it may be relieved: the longer, the less reliefs have helped.
+
+    What usually goes on in some servers takes as much memory as a crowd leaves behind; a new child has it soon as well.
+
+    Attributes:
+        seconds: at present.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = FIRST_REST_SECONDS
+
+    def relieved_after(self, lived: float) -> None:
+        """A child was relieved after so many seconds, and those of the next one follow from it."""
+        is_calm = lived >= max(CALM_SECONDS, 2 * self.seconds)
+        self.seconds = FIRST_REST_SECONDS if is_calm else min(2 * self.seconds, LONGEST_REST_SECONDS)
 
 
 @final
@@ -91,6 +113,7 @@ class _Child:
         tired: set once it has asked to be relieved.
         wanting: set once another is to serve in its place.
         leaving: set once it was told to end.
+        patience: with what it does until then.
         gone: set once its process has ended.
     """
 
@@ -105,6 +128,7 @@ class _Child:
         self.tired = trio.Event()
         self.wanting = trio.Event()
         self.leaving = trio.Event()
+        self.patience = trio.CancelScope()
         self.gone = trio.Event()
         self.is_heard_out = trio.Event()
         self._silent_since: float | None = None
@@ -124,16 +148,22 @@ class _Child:
             self.channel.post(Ping())
         return now - self._silent_since <= SILENCE_SECONDS
 
-    def leave(self, farewell: Retire | Stop) -> None:
-        """Have it accept no more, and end once its clients are gone."""
+    def wants_no_more(self) -> None:
+        """Nobody can serve in its place. It asks again, or is gone."""
+        if not self.gone.is_set():
+            self.wanting = trio.Event()
+
+    def leave(self, farewell: Retire | Stop, seconds: float) -> None:
+        """Have it accept no more, and end once its clients are gone, which have so many seconds."""
         self.channel.post(farewell)
+        self.patience.deadline = min(self.patience.deadline, trio.current_time() + seconds)
         self.leaving.set()
 
     async def listen(self) -> None:
         """Hear what it says, until it is gone.
 
         Raises:
-            ListenError: it cannot serve, or is gone, before it is ready.
+            ListenError: it cannot serve any more, or is gone before it is ready.
             MisuseError: it says what it may not.
         """
         while True:
@@ -232,7 +262,7 @@ class Generation:
         self._farewell = farewell
         self._closing.set()
         for child in self._children:
-            child.leave(farewell)
+            child.leave(farewell, self.plan.settings.drain_seconds)
 
     def cut(self) -> None:
         """Have the children end now."""
@@ -262,35 +292,46 @@ class Generation:
         Raises:
             ListenError: the first one does not start.
         """
-        pauses = Pauses()
-        relieved: _Child | None = None
+        pauses, rests = Pauses(), Rests()
+        before: _Child | None = None  # the last one that was relieved
         async with trio.open_nursery() as shifts:
             began = trio.current_time()
-            child = await shifts.start(self._run_child, number, None)
+            child = await shifts.start(self._run_child, number, before, rests.seconds)
             task_status.started()
             while True:
                 await child.wanting.wait()
-                with trio.move_on_after(pauses.after(trio.current_time() - began)):
-                    await self._closing.wait()
+                if child.gone.is_set():
+                    with trio.move_on_after(pauses.after(trio.current_time() - began)):
+                        await self._closing.wait()
+                else:
+                    before = child
+                    rests.relieved_after(trio.current_time() - child.began)
                 if self.is_closing:
                     return
                 began = trio.current_time()
-                before = relieved if child.gone.is_set() else child
                 try:
-                    another = await shifts.start(self._run_child, number, before)
+                    another = await shifts.start(self._run_child, number, before, rests.seconds)
                 except* ListenError as group:
                     self._log.error("worker does not start", worker=number, problem=_told(group))
+                    child.wants_no_more()
                 else:
-                    if not child.gone.is_set():
-                        self._log.info("worker relieved", worker=number)
-                        child.leave(Retire())
-                    child, relieved = another, before
+                    self._relieve(child)
+                    child = another
 
-    async def _run_child(self, number: int, before: _Child | None, *, task_status: trio.TaskStatus[_Child]) -> None:
+    def _relieve(self, child: _Child) -> None:
+        """Another serves in its place, if it has not left it already."""
+        if not (child.gone.is_set() or self.is_closing):
+            self._log.info("worker relieved", worker=child.number)
+            child.leave(Retire(FAREWELL_SECONDS), FAREWELL_SECONDS)
+
+    async def _run_child(
+        self, number: int, before: _Child | None, rest_seconds: float, *, task_status: trio.TaskStatus[_Child]
+    ) -> None:
         """One child, from its start to its end.
 
         Args:
-            before: the last one that it, or one before it, has relieved.
+            before: the last one that was relieved.
+            rest_seconds: how long it serves before it is relieved.
             task_status: told the child once it is ready.
 
         Raises:
@@ -301,7 +342,7 @@ class Generation:
                 process, channel = await spawn(_PROGRAM, [descriptor for several in sockets for descriptor in several])
         except OSError as exc:
             raise ListenError(f"cannot start a worker: {exc.strerror}") from exc
-        channel.post(_start_message(number, self.plan, sockets))  # before the desk posts anything
+        channel.post(_start_message(number, self.plan, sockets, rest_seconds))  # before the desk posts anything
         child = _Child(number, process, channel, self._desk)
         self._children.add(child)
         try:
@@ -315,7 +356,7 @@ class Generation:
                 self._greet(child)
                 task_status.started(child)
                 nursery.start_soon(self._kill_in_time, child)
-                nursery.start_soon(self._want_relief_in_time, child, before)
+                nursery.start_soon(_want_relief_in_time, child, before, rest_seconds)
                 code = await process.wait()
                 with trio.move_on_after(_LAST_WORDS_SECONDS):
                     await child.is_heard_out.wait()
@@ -331,6 +372,11 @@ class Generation:
     async def _listen(self, child: _Child) -> None:
         try:
             await child.listen()
+        except ListenError as exc:
+            if not child.ready.is_set():
+                raise
+            self._log.error("worker failed", worker=child.number, problem=str(exc))
+            child.process.kill()
         except (msgspec.DecodeError, MisuseError) as exc:
             self._log.error("worker not understood; killing it", worker=child.number, problem=str(exc))
             child.process.kill()
@@ -342,7 +388,7 @@ class Generation:
         if self._begun.is_set():
             child.channel.post(Begin())
         if self._closing.is_set():
-            child.leave(self._farewell)
+            child.leave(self._farewell, self.plan.settings.drain_seconds)
         if self._cutting.is_set():
             child.channel.post(Cut())
 
@@ -358,22 +404,13 @@ class Generation:
             self.ending = Ending.CUT
 
     async def _kill_in_time(self, child: _Child) -> None:
-        """A child ends by itself after ``drain_seconds``; one that does not is past listening."""
+        """A child ends by itself once its clients have had their time; one that does not is past listening."""
         await child.leaving.wait()
-        with trio.move_on_after(self.plan.settings.drain_seconds):
+        with child.patience:
             await self._cutting.wait()
         await trio.sleep(GRACE_SECONDS)
         self._log.error("worker does not end; killing it", worker=child.number)
         child.process.kill()
-
-    async def _want_relief_in_time(self, child: _Child, before: _Child | None) -> None:
-        """Have another serve instead of one that asked: not too soon, and when nobody is leaving for it any more."""
-        await child.tired.wait()
-        self._log.info("worker wants to be relieved", worker=child.number)
-        await trio.sleep_until(child.began + RELIEF_SECONDS)
-        if before is not None:
-            await before.gone.wait()
-        child.wanting.set()
 
     @contextmanager
     def _handed_down(self) -> Iterator[list[list[int]]]:
@@ -391,8 +428,21 @@ def _told(group: BaseExceptionGroup[BaseException]) -> str:
     return "; ".join(str(exc) for exc in leaves(group))
 
 
-def _start_message(number: int, plan: Plan, sockets: list[list[int]]) -> Start:
-    start = Start(number, pickle.dumps(plan.settings), sockets, dict(plan.files))
+async def _want_relief_in_time(child: _Child, before: _Child | None, rest_seconds: float) -> None:
+    """Have another serve instead of one that asks: not too soon, and when nobody is leaving for it any more."""
+    due = child.began + rest_seconds
+    while True:
+        await child.tired.wait()
+        await trio.sleep_until(due)
+        if before is not None:
+            await before.gone.wait()
+        child.tired = trio.Event()
+        child.wanting.set()
+        due = trio.current_time() + rest_seconds
+
+
+def _start_message(number: int, plan: Plan, sockets: list[list[int]], rest_seconds: float) -> Start:
+    start = Start(number, pickle.dumps(plan.settings), sockets, dict(plan.files), rest_seconds)
     if (identity := plan.identity) is None:
         return start
     return msgspec.structs.replace(start, uid=identity.uid, gid=identity.gid, user=identity.user)
