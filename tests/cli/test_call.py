@@ -126,9 +126,9 @@ def test_output_that_cannot_be_written_is_one_line_and_1(php: PhpFpm, folder: Pa
 
 def test_nobody_reading_any_more_is_1_and_no_traceback(php: PhpFpm, folder: Path) -> None:
     script = php.script("long.php", "<?php echo str_repeat('x', 10000000);")
-    shell = '"$@" | head -c 1; exit ${PIPESTATUS[0]}'
+    shell = '"$@" | true; exit ${PIPESTATUS[0]}'  # who is gone before the first octet is written
     done = run_in_shell(shell, "call", script, "--fastcgi", php.address, folder=folder)
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"S", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
 def test_a_posted_form_is_one_by_default(php: PhpFpm, folder: Path) -> None:
