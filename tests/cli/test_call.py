@@ -131,6 +131,13 @@ def test_nobody_reading_any_more_is_1_and_no_traceback(php: PhpFpm, folder: Path
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
+def test_a_reader_that_goes_in_the_midst_makes_no_traceback(php: PhpFpm, folder: Path) -> None:
+    script = php.script("long.php", "<?php echo str_repeat('x', 10000000);")
+    done = run_in_shell('"$@" | head -c 1', "call", script, "--fastcgi", php.address, folder=folder)
+    assert done.stdout == b"S"
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_posted_form_is_one_by_default(php: PhpFpm, folder: Path) -> None:
     script = php.script("echo.php", ECHO)
     (folder / "form").write_bytes(b"body=a%26b&size=3")

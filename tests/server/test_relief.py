@@ -64,6 +64,15 @@ async def _crowd(address: TcpAddress) -> None:
         await client.close()
 
 
+async def _sender_whose_worker_leaves(address: TcpAddress, journal: Journal) -> Dialogue:
+    """A client in the midst of a mail, in the place of whose worker another serves by now."""
+    sender = await guest(address)
+    await sender.begin()
+    await _crowd(address)
+    await until(journal, RELIEVED)
+    return sender
+
+
 async def _is_served(address: TcpAddress) -> bool:
     client = await guest(address)
     reply = await client.mail()
@@ -194,10 +203,7 @@ async def test_two_of_the_same_place_do_not_leave_at_once(
     monkeypatch.setattr(generation, "FAREWELL_SECONDS", 2.5)
     async with running(_config(store.address), journal) as (_, (address,)):
         (first,) = workers()
-        busy = await guest(address)
-        await busy.begin()  # and no more: it is cut in the end
-        await _crowd(address)
-        await until(journal, RELIEVED)
+        busy = await _sender_whose_worker_leaves(address, journal)  # who sends no more, and is cut in the end
         await _crowd(address)
         await until(journal, RELIEVED, 2)
         assert first not in workers()
@@ -207,10 +213,7 @@ async def test_two_of_the_same_place_do_not_leave_at_once(
 async def test_one_that_leaves_and_is_killed_is_not_replaced(store: Store, journal: Journal) -> None:
     async with running(_config(store.address), journal) as (server, (address,)):
         (old,) = workers()
-        busy = await guest(address)
-        await busy.begin()
-        await _crowd(address)
-        await until(journal, RELIEVED)
+        busy = await _sender_whose_worker_leaves(address, journal)
         others = set(workers()) - {old}
         os.kill(old, signal.SIGKILL)
         await until(journal, "worker failed at its end")
@@ -225,10 +228,7 @@ async def test_one_that_leaves_and_is_killed_is_not_replaced(store: Store, journ
 
 async def test_a_stop_waits_for_one_that_leaves(store: Store, journal: Journal) -> None:
     async with running(_config(store.address), journal) as (server, (address,)):
-        busy = await guest(address)
-        await busy.begin()
-        await _crowd(address)
-        await until(journal, RELIEVED)
+        busy = await _sender_whose_worker_leaves(address, journal)
         server.stop()
         assert (await busy.ask(b"Subject: hello\r\n\r\nworld\r\n.")).startswith(b"250 ")
         assert await _is_let_go(busy)
@@ -240,10 +240,7 @@ async def test_a_stop_waits_for_one_that_leaves(store: Store, journal: Journal) 
 @pytest.mark.parametrize("drain_seconds", [1, 1000])
 async def test_whom_it_serves_too_long_after_a_stop_is_cut(drain_seconds: int, store: Store, journal: Journal) -> None:
     async with running(_config(store.address, drain_seconds), journal) as (server, (address,)):
-        busy = await guest(address)
-        await busy.begin()
-        await _crowd(address)
-        await until(journal, RELIEVED)
+        busy = await _sender_whose_worker_leaves(address, journal)
         server.stop()
         if drain_seconds > 1:
             server.cut()

@@ -90,9 +90,11 @@ class Crowd:
     def _end(self) -> None:
         if self._before is None:  # nobody knows what we have
             self._give_back()
-        elif self._is_above(max(self._before, self._told)):
+            return
+        known = max(self._before, self._told)
+        if self._is_above(known):
             self._give_back()
-            if self._is_above(max(self._before, self._told)):
+            if self._is_above(known):
                 self._told = self._resident() or 0
                 self._tired()
 

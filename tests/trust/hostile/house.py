@@ -128,16 +128,12 @@ class House:
     def relieved(self, before: State) -> State:
         """Wait until others serve in the place of workers that want to be relieved; AssertionError if never."""
         time.sleep(_TIRING_SECONDS)
-        eventually(lambda: self._relieved >= self._tired, "workers are relieved", _RELIEF_SECONDS)
+        eventually(self._is_relieved, "workers are relieved", _RELIEF_SECONDS)
         return self.settled(before)
 
-    @property
-    def _tired(self) -> int:
-        return self.log.count('"worker wants to be relieved"')
-
-    @property
-    def _relieved(self) -> int:
-        return self.log.count('"worker relieved"')
+    def _is_relieved(self) -> bool:
+        log = self.log
+        return log.count('"worker relieved"') >= log.count('"worker wants to be relieved"')
 
     @property
     def smuggled(self) -> str:
