@@ -85,6 +85,8 @@ class HostList:
             return False
         if self.holds_any:
             return True
+        if not self.entries:
+            return False
         if len(domain) > _MAX_DOMAIN_OCTETS:
             return False
         try:

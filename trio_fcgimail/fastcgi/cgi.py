@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final, Literal, final
 
 from trio_fcgimail.fastcgi.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
@@ -204,6 +205,7 @@ def _body_start(output: bytes, max_octets: int) -> int | None:
     return crlf + 3 if crlf >= 0 else None
 
 
+@lru_cache(maxsize=32)  # the answers of a script mostly have one and the same
 def _parse(head: bytes) -> ResponseHead:
     headers: list[tuple[bytes, bytes]] = []
     status: tuple[int, bytes] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Final, assert_never, final
 
 from trio_fcgimail.smtp import (
@@ -156,18 +157,26 @@ class Envelope:
     @property
     def with_keyword(self) -> WithKeyword:
         """The protocol keyword (RFC 3848); the UTF8 ones once SMTPUTF8 was asked for (RFC 6531 4.3)."""
-        match self.session.greeting:
-            case GreetingWord.LHLO:
-                protocol = "UTF8LMTP" if self.smtputf8 else "LMTP"
-            case GreetingWord.EHLO:
-                protocol = "UTF8SMTP" if self.smtputf8 else "ESMTP"
-            case GreetingWord.HELO | None:
-                return WithKeyword.SMTP  # which knows neither TLS nor AUTH
-            case word:
-                assert_never(word)
-        encrypted = "" if self.session.tls is None else "S"
-        authenticated = "" if self.session.auth_user is None else "A"
-        return _KEYWORDS[protocol + encrypted + authenticated]
+        session = self.session
+        return _with_keyword(session.greeting, self.smtputf8, session.tls is not None, session.auth_user is not None)
+
+
+@cache  # two dozen at most
+def _with_keyword(
+    greeting: GreetingWord | None, smtputf8: bool, is_encrypted: bool, is_authenticated: bool
+) -> WithKeyword:
+    match greeting:
+        case GreetingWord.LHLO:
+            protocol = "UTF8LMTP" if smtputf8 else "LMTP"
+        case GreetingWord.EHLO:
+            protocol = "UTF8SMTP" if smtputf8 else "ESMTP"
+        case GreetingWord.HELO | None:
+            return WithKeyword.SMTP  # which knows neither TLS nor AUTH
+        case _:
+            assert_never(greeting)
+    encrypted = "S" if is_encrypted else ""
+    authenticated = "A" if is_authenticated else ""
+    return _KEYWORDS[protocol + encrypted + authenticated]
 
 
 def new_queue_id(microseconds: int, randomness: bytes) -> str:

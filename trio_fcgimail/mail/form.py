@@ -7,7 +7,7 @@ back as it is, NUL, CR and LF and 8-bit ones too (a test asks it), and leaving t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, final
 
@@ -17,6 +17,7 @@ _ESCAPES: Final = ((b"%", b"%25"), (b"&", b"%26"), (b"+", b"%2B"), (b";", b"%3B"
 
 _TEXT_ESCAPES: Final = tuple((octet.decode(), escaped.decode()) for octet, escaped in _ESCAPES)
 _ESCAPED: Final = re.compile("[%&+;]")
+_MARK: Final = "\n"  # stands between two fields as long as values are not escaped
 
 
 class BodyLines(Enum):
@@ -86,8 +87,11 @@ class BodyMeter:
         return self.size(lines) + 2 * self._escapes
 
 
-def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
+def encode_fields(fields: Sequence[tuple[str, str]]) -> bytes:
     """``name=value&...``, in the order given; the names need no escapes."""
+    text = _MARK.join([f"{name}={value}" for name, value in fields])
+    if text.count(_MARK) < len(fields):  # as it is where no value holds the mark: all of them are escaped at once
+        return _escape_text(text).replace(_MARK, "&").encode("utf-8", "replace")
     return "&".join([f"{name}={_escape_text(value)}" for name, value in fields]).encode("utf-8", "replace")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote_plus
 
@@ -10,6 +11,7 @@ _PLAIN: Final = re.compile("[A-Za-z0-9_.~-]*")  # RFC 3986 2.3: never quoted
 _QUOTED: Final = tuple(quote_plus(bytes((octet,))) for octet in range(256))
 
 
+@lru_cache(maxsize=64)  # most values of a mail are asked for several times while it passes
 def quote(value: str, errors: str = "strict") -> str:
     """Quote a value for a query string; a blank becomes ``+``.
 

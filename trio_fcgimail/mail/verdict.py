@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final, assert_never, final
 
 from trio_fcgimail.mail.text import clean, cut_utf8
@@ -24,6 +25,8 @@ _MAX_TEXT_OCTETS: Final = 400  # leaves room for the codes within the 512 of RFC
 
 class Stage(Enum):
     """What a script is asked, in the order of a session."""
+
+    __hash__ = object.__hash__  # keys of tables, compared by identity: Enum hashes their names, in Python
 
     CONNECT = "connect"
     HELO = "helo"
@@ -42,6 +45,8 @@ class Unexpected(Enum):
 
 class Meaning(Enum):
     """What came of asking a script."""
+
+    __hash__ = object.__hash__  # likewise
 
     ACCEPTED = "accepted"
     DISCARDED = "discarded"
@@ -96,6 +101,7 @@ _NOT_IN_A_VERDICT: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029
 _SAVED_ID: Final = re.compile(r"[ \t]id=([A-Za-z0-9._-]{1,64})(?=[ \t]|$)")
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _REPLY_LINE: Final = re.compile(r"(?P<code>[45][0-9]{2})(?:(?P<mark>[ \t-])(?P<text>.*))?")
+_REPLY_DIGITS: Final = ("4", "5")  # that it begins with
 _ENHANCED: Final = re.compile(r"(?P<klass>[0-9])\.(?P<subject>[0-9]{1,3})\.(?P<detail>[0-9]{1,3})(?: +|$)")
 
 # What PHP itself prints when something goes wrong, with html_errors on or off, always on a line of its own; a message
@@ -166,6 +172,7 @@ def failed(reason: str, stage: Stage = Stage.SAVE) -> Verdict:
     return Verdict(Meaning.FAILED, _FAILURES.get(stage, catalogue.LOCAL_ERROR), clean(reason, 500))
 
 
+@lru_cache(maxsize=16)  # one mail has it twice: from its script, and from the chain around that
 def taken(meaning: Meaning, identifier: str, reason: str) -> Verdict:
     """The mail is not the sender's any more: it was stored, or discarded on purpose."""
     reply = Reply(catalogue.OK.code, catalogue.OK.enhanced, (f"OK: queued as {identifier}",))
@@ -182,11 +189,12 @@ def judge(stage: Stage, answer: Answer, *, unexpected: Unexpected, queue_id: str
     text = _text_of(answer)
     if (failure := _find_failure(answer, text)) is not None:
         return failed(failure, stage)
-    lines = _LINE_END.split(text)
-    if (reply := _parse_reply(stage, lines)) is not None:
-        return Verdict(Meaning.REFUSED, reply, clean(text, 500))
-    if _REPLY_LINE.fullmatch(lines[0]):  # half a reply must not become a bounce that it did not ask for
-        return failed(f"unexpected output: {text}", stage)
+    lines = _lines_of(text)
+    if text.startswith(_REPLY_DIGITS):
+        if (reply := _parse_reply(stage, lines)) is not None:
+            return Verdict(Meaning.REFUSED, reply, clean(text, 500))
+        if _REPLY_LINE.fullmatch(lines[0]):  # half a reply must not become a bounce that it did not ask for
+            return failed(f"unexpected output: {text}", stage)
     if stage is Stage.SAVE:
         return _judge_save(lines, text, unexpected, queue_id)
     return _judge_passing(stage, lines, text)
@@ -204,7 +212,7 @@ def judge_each(answer: Answer, recipients: int, *, unexpected: Unexpected, queue
         So many verdicts.
     """
     text = _text_of(answer)
-    lines = _LINE_END.split(text)
+    lines = _lines_of(text)
     if len(lines) == recipients > 1 and _find_failure(answer, text) is None:
         each = [_read_line(line, queue_id) for line in lines]
         if (verdicts := tuple(one for one in each if one is not None)) and len(verdicts) == recipients:
@@ -223,13 +231,17 @@ def _text_of(answer: Answer) -> str:
     return answer.output.decode("utf-8", "replace").strip().removeprefix("\ufeff").strip()
 
 
+def _lines_of(text: str) -> list[str]:
+    return [text] if text.isprintable() else _LINE_END.split(text)
+
+
 def _find_failure(answer: Answer, text: str) -> str | None:
     """Why an answer is none, whatever its lines say."""
     if not 200 <= answer.status <= 299:
         return f"HTTP status {answer.status}: {text}"
     if len(answer.output) > MAX_ANSWER_OCTETS:
         return f"the output is longer than {MAX_ANSWER_OCTETS} octets"
-    if lost := find_loss(answer.stderr):
+    if answer.stderr and (lost := find_loss(answer.stderr)):
         return f"PHP says on STDERR: {clean(lost, 300)}"
     if not text:
         return "the output is empty"
@@ -239,6 +251,8 @@ def _find_failure(answer: Answer, text: str) -> str | None:
 
 
 def _is_by_php(text: str) -> bool:
+    if ":" not in text and "<" not in text:  # no message goes without
+        return False
     begun = _BEGUN_BY_PHP.search(text)
     return bool(_ONLY_BY_PHP.search(text) or (begun and _ENDED_BY_PHP.search(text, begun.end())))
 

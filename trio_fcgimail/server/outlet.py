@@ -79,9 +79,9 @@ class Outlet:
         gathered = len(self._gathered)
         return gathered > _FLUSH_OCTETS or (gathered > 0 and trio.current_time() - self._since > _GATHER_SECONDS)
 
-    def begin_gathering(self) -> None:
-        """What is said from now on answers what has just been received."""
-        self._since = trio.current_time()
+    def begin_gathering(self, now: float) -> None:
+        """What is said from now on answers what was received just now, by Trio's clock."""
+        self._since = now
 
     async def flush(self) -> None:
         """Send what was gathered. When cancelled before it has begun, all of it is still there.

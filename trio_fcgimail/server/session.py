@@ -252,7 +252,7 @@ class Session:
                 else:
                     if self._outlet.is_due:
                         await self._outlet.flush()
-                        self._outlet.begin_gathering()
+                        self._outlet.begin_gathering(trio.current_time())
                     self._command_due = None
                     self._ear.hear(event)
                     await self._handle(event)
@@ -524,12 +524,14 @@ class Session:
             return
         except trio.BrokenResourceError:
             data = b""  # a reset is an end as well
-        self._outlet.begin_gathering()
-        self._octets += len(data)
-        self._octets_in_turn += len(data) + TURN_OCTETS
-        self._gateway.counts.received_octets += len(data)
+        later = trio.current_time()
+        self._outlet.begin_gathering(later)
+        octets = len(data)
+        self._octets += octets
+        self._octets_in_turn += octets + TURN_OCTETS
+        self._gateway.counts.received_octets += octets
         if self._pace is not None:
-            self._pace.count(len(data), trio.current_time() - now)
+            self._pace.count(octets, later - now)
         self._conn.receive_data(data)
 
     def _close(self, reply: Reply) -> None:

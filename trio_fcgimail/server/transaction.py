@@ -104,17 +104,17 @@ class MailTransaction:
             self._gateway.hits.count(Limit.MAX_RECEIVED)
             verdicts = (Verdict(Meaning.REFUSED, catalogue.MAIL_LOOP, f"mail loop: {fields} Received fields"),) * owed
         else:
-            verdicts = await self._save(message, owed)
+            verdicts = await self._save(message, owed, began)
         self._report(message, verdicts, trio.current_time() - began)
         return tuple([verdict.reply for verdict in verdicts])
 
-    async def _save(self, message: IncomingMessage, owed: int) -> tuple[Verdict, ...]:
+    async def _save(self, message: IncomingMessage, owed: int, now: float) -> tuple[Verdict, ...]:
         """Ask the chain, shielded: once sent the request will run, whoever goes away meanwhile.
 
         The shield ends with its own deadline, or when the server gives up waiting (``cut``).
         """
         chain = self._gateway.chain
-        deadline = trio.current_time() + chain.save_deadline_seconds + GOODBYE_SECONDS
+        deadline = now + chain.save_deadline_seconds + GOODBYE_SECONDS
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
             self._saving = scope
             try:

@@ -154,8 +154,7 @@ class LineReader:
             if self._beginning is not None:
                 buffer.drop(len(buffer) - 1)  # the last octet may be the CR of its end
             return None
-        octets = buffer.take(end)
-        buffer.drop(2)
+        octets = buffer.take(end + 2)[:-2]
         if self._beginning is None:
             return octets if end + 2 <= max_octets else TooLong(octets[:_BEGINNING_OCTETS])
         beginning, self._beginning = self._beginning, None

@@ -84,8 +84,8 @@ class Reply:
     @property
     def text(self) -> str:
         """The reply in one line, for logs: codes and text as a client reads them."""
-        parts = [str(self.code), *([] if self.enhanced is None else [str(self.enhanced)]), *self.lines]
-        return " ".join(part for part in parts if part)
+        codes = f"{self.code}" if self.enhanced is None else f"{self.code} {self.enhanced}"
+        return " ".join([codes, *filter(None, self.lines)])
 
     def with_lines(self, *lines: str) -> Reply:
         """The same codes with other text."""

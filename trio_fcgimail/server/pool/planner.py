@@ -90,9 +90,12 @@ class Planner:
             pause=self._rules.first_pause_seconds,
         )
         self._requests[ticket] = request
-        self._line.append(request)
-        self._hint_at(request)
-        actions = self._assigned(now, [])
+        actions: list[Action] = []
+        if self._line:
+            self._stand_in_line(request)
+            self._assign(now, actions)
+        elif not self._place(now, request, actions):
+            self._stand_in_line(request)
         request.ordered = None  # whatever was ordered, was at once
         return actions
 
@@ -152,19 +155,16 @@ class Planner:
         self._put_in_front(self._requests[connection.ticket])
         return self._assigned(now, actions)
 
-    def upstream_of(self, link: Link) -> int:
-        """Where a connection goes."""
-        return self._connections[link].upstream
-
-    def sent(self, now: float, link: Link) -> None:
-        """A request is being sent."""
+    def sent(self, now: float, link: Link) -> int:
+        """A request is being sent. Returns to which upstream."""
         connection = self._connections[link]
         request = self._requests[connection.ticket]
         self._upstreams[connection.upstream].send(connection, now, request.ordered)
         request.ordered = None
+        return connection.upstream
 
     def heard(self, now: float, link: Link) -> None:
-        """The first octets of a response are here."""
+        """The first octets of a response are here. Not to be told of one that came whole: ``finished`` says it."""
         connection = self._connections[link]
         self._upstreams[connection.upstream].answer_begins(connection, now)
 
@@ -259,6 +259,10 @@ class Planner:
 
     # Who gets what
 
+    def _stand_in_line(self, request: Request) -> None:
+        self._line.append(request)
+        self._hint_at(request)
+
     def _assigned(self, now: float, actions: list[Action]) -> list[Action]:
         self._assign(now, actions)
         return actions
@@ -273,7 +277,7 @@ class Planner:
                 return
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
-        """Give a request from the line a connection, or let one be opened for it."""
+        """Give a request a connection, or let one be opened for it; if it stands in the line, it leaves that."""
         for upstream in self._choice(request):
             if upstream.idle and not request.needs_fresh and upstream.health is Health.GOOD:
                 connection = upstream.idle[-1]
@@ -281,13 +285,13 @@ class Planner:
                     continue
                 upstream.idle.pop()
                 upstream.busy += 1
-                self._line.remove(request)
+                self._line.discard(request)
                 actions.append(self._hand(now, connection, request))
                 return True
             if not (upstream.is_available(now) or (request.is_last_try and upstream.health is Health.GOOD)):
                 continue
             if upstream.has_room(request.kind) and self._budget.lease(upstream.index, request.kind):
-                self._line.remove(request)
+                self._line.discard(request)
                 actions.append(self._open(now, upstream, request))
                 return True
             if upstream.idle and not upstream.closing and upstream.has_room_for(request.kind):
@@ -341,8 +345,8 @@ class Planner:
         is_used = connection.requests > 0
         connection.state = LinkState.BUSY
         connection.ticket = request.ticket
-        self._upstreams[connection.upstream].begin(connection)
         upstream = self._upstreams[connection.upstream]
+        upstream.begin(connection)
         connection.keeps = upstream.may_keep(connection, now) and (len(self._line) > 0 or self._expects_more())
         if connection.keeps:
             upstream.keeping.ask(connection.link)
@@ -420,7 +424,7 @@ class Planner:
         upstream.end(connection)
         match outcome:
             case Outcome.REUSABLE | Outcome.ANSWERED:
-                if upstream.answer():
+                if upstream.answer(connection, now):
                     actions.append(Tell(Event.RESTORED, upstream.index, upstream.limit))
             case Outcome.UNEXECUTED | Outcome.BROKEN | Outcome.TIMEOUT:
                 if upstream.fail(_FAILURES[outcome]):

@@ -88,6 +88,10 @@ class Line:
         """Let somebody go."""
         del self._of(request.kind)[request.ticket]
 
+    def discard(self, request: Request) -> None:
+        """Let somebody go who perhaps did not wait at all."""
+        self._of(request.kind).pop(request.ticket, None)
+
     def first_of(self, kind: Kind) -> Request | None:
         """Who of a kind is next."""
         return next(iter(self._of(kind).values()), None)

@@ -185,11 +185,12 @@ class Pool:
         ticket = Ticket(next(self._tickets))
         trip = Trip() if trip is None else trip
         problem: UpstreamError | None = None
-        actions = self._planner.want(trio.current_time(), ticket, kind)
+        now = trio.current_time()
+        actions = self._planner.want(now, ticket, kind)
         hand = self._at_once(actions, ticket)
         if hand is not None:
             try:
-                return await self._try(hand, parameters, constant, body, seconds, trip)
+                return await self._try(now, hand, parameters, constant, body, seconds, trip)
             except UpstreamError as exc:
                 problem = exc
         waiter = self._waiters[ticket] = _Waiter()
@@ -207,7 +208,7 @@ class Pool:
                 if problem is not None:
                     self._tell_retry(kind, problem)
                 try:
-                    return await self._try(hand, parameters, constant, body, seconds, trip)
+                    return await self._try(trio.current_time(), hand, parameters, constant, body, seconds, trip)
                 except UpstreamError as exc:
                     problem = exc
         finally:
@@ -275,6 +276,7 @@ class Pool:
 
     async def _try(
         self,
+        now: float,
         hand: Hand,
         parameters: Sequence[Parameter],
         constant: ConstantParams,
@@ -284,9 +286,7 @@ class Pool:
     ) -> Answer:
         """One exchange. A failure that may be tried again is left to the caller to tell."""
         link = hand.link
-        began = trio.current_time()
-        trip.upstream = self._names[self._planner.upstream_of(link)]
-        self._planner.sent(began, link)
+        trip.upstream = self._names[self._planner.sent(now, link)]
         try:
             reply = await exchange(
                 self._streams[link],
@@ -298,16 +298,23 @@ class Pool:
                 heard=lambda: self._planner.heard(trio.current_time(), link),
                 constant=constant,
                 wire=self._wires.get(link),
+                began=now,
             )
         except UpstreamError:
+            trip.seconds = trio.current_time() - now
             raise
         except BaseException:
+            trip.seconds = trio.current_time() - now
             with trio.CancelScope(shield=True):
                 await self._finish(link, Outcome.ABANDONED)
             raise
-        finally:
-            trip.seconds = trio.current_time() - began
-        await self._finish(link, Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED)
+        ended = trio.current_time()
+        trip.seconds = ended - now
+        outcome = Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED
+        if actions := self._planner.finished(ended, link, outcome):
+            await self._carry_out(actions)
+        else:
+            self._wake_in_time()
         return reply.answer
 
     async def _finish(self, link: Link, outcome: Outcome, *, again: bool = False) -> None:
@@ -328,7 +335,7 @@ class Pool:
 
     async def _carry_out(self, actions: Sequence[Action]) -> None:
         """Do it, and what comes of it. Nothing here waits, save for streams that are no sockets to be closed."""
-        todo = deque(actions) if actions else None
+        todo = deque(actions)
         while todo:
             match todo.popleft():
                 case Open(ticket=ticket) | Hand(ticket=ticket) | Fail(ticket=ticket) as order:
@@ -352,6 +359,10 @@ class Pool:
                     self._tell(news)
                 case action:
                     assert_never(action)
+        self._wake_in_time()
+
+    def _wake_in_time(self) -> None:
+        """Have ``run`` know of what is due sooner than it thinks."""
         if self._planner.deadline_hint < self._sleeps_until:
             self._awake.set()
 

@@ -42,7 +42,7 @@ class Connection:
         ticket: whose request it serves, in OPENING and BUSY.
         since: when it began to open; once open, when that was.
         idle_since: the start of the present rest.
-        sent: when the present request was.
+        sent: when the present request was, as long as there is nothing of its response.
         requests: handed to it.
         keeps: whether the present request was sent with KEEP_CONN.
         serial: of the present request, in the order of all of the upstream.
@@ -57,7 +57,7 @@ class Connection:
     since: float
     state: LinkState = LinkState.OPENING
     idle_since: float = 0.0
-    sent: float = 0.0
+    sent: float | None = None
     requests: int = 0
     keeps: bool = False
     serial: int = 0
@@ -282,7 +282,9 @@ class Upstream:
 
     def answer_begins(self, connection: Connection, now: float) -> None:
         """The first octets of a response."""
-        self._pace.add_answer(connection.kind, now - connection.sent)
+        if connection.sent is not None:
+            self._pace.add_answer(connection.kind, now - connection.sent)
+            connection.sent = None
         self.hear(connection)
 
     def hear(self, connection: Connection) -> None:
@@ -293,8 +295,8 @@ class Upstream:
         """A request is over."""
         is_first = connection.requests == 1
         self._overtaken.add(is_overtaken=connection.serial < self._latest_used, is_first=is_first)
-        if not is_first:
-            self._latest_used = max(self._latest_used, connection.serial)
+        if not is_first and connection.serial > self._latest_used:
+            self._latest_used = connection.serial
         self.hear(connection)
 
     def must_yield(self, connection: Connection) -> bool:
@@ -322,8 +324,9 @@ class Upstream:
         self.pause = self._rules.first_pause_seconds
         self.retry_at = 0.0
 
-    def answer(self) -> bool:
+    def answer(self, connection: Connection, now: float) -> bool:
         """A request was answered; whether that restores it."""
+        self.answer_begins(connection, now)
         self.failures = 0
         if self.health is Health.GOOD:
             return False

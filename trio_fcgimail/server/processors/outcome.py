@@ -66,14 +66,14 @@ class Outcomes:
             Why, where what an earlier one stored is now called a failure.
         """
         slots = self._open()
-        told = [self._settle(slot, one, name) for slot, one in zip(slots, self._for_each(answer, name), strict=True)]
+        answers = self._for_each(answer, name, len(slots))
+        told = [self._settle(slot, one, name) for slot, one in zip(slots, answers, strict=True)]
         if self._replies is RepliesAtEnd.EACH:
             self.kept = tuple(at for at, slot in enumerate(slots) if slot.verdict is None)
         return [reason for reason in told if reason]
 
-    def _for_each(self, answer: SaveAnswer, name: str) -> Sequence[OneAnswer]:
+    def _for_each(self, answer: SaveAnswer, name: str, open_slots: int) -> Sequence[OneAnswer]:
         """One for each reply that is open."""
-        open_slots = len(self._open())
         if not isinstance(answer, EachRecipient):
             return (answer,) * open_slots
         asked = open_slots if self._replies is RepliesAtEnd.EACH else self._recipients

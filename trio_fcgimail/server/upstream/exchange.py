@@ -64,6 +64,7 @@ async def exchange(
     max_output_octets: int = MAX_ANSWER_OCTETS,
     constant: fastcgi.ConstantParams = _NO_PARAMS,
     wire: Wire | None = None,
+    began: float | None = None,
 ) -> Reply:
     """Send one request and read its answer. The connection stays open, whatever happened: close it, or use it again.
 
@@ -73,7 +74,8 @@ async def exchange(
         seconds: for all of it.
         keep_connection: asks the server not to close (KEEP_CONN).
         clean_end: what is known of this server.
-        heard: called at the first octets of the response.
+        heard: called at the first octets of a response that does not come whole with them.
+        began: when the time begins to run, by Trio's clock; None for now.
         max_output_octets: more output than this is no answer.
         constant: more parameters, which go before the others.
         wire: over the stream, whose own way to wait is used for a request that is sent at once.
@@ -84,7 +86,7 @@ async def exchange(
         UpstreamBroken: no complete answer, and none to come.
     """
     half = _Exchange(stream, clean_end, heard, max_output_octets)
-    due = trio.current_time() + seconds
+    due = (trio.current_time() if began is None else began) + seconds
     try:
         is_sent = half.send_whole(parameters, constant, body, keep_connection)
         if is_sent and wire is not None:
@@ -247,12 +249,15 @@ class _Exchange:
                 data = await receive()
                 if not data:
                     await self._let_writer_settle()
-                elif not self._received and self._heard is not None:
-                    self._heard()
                 is_first = not self._received
                 self._received += len(data)
                 self._conn.receive_data(data)
-                if (is_first and self._take_answer()) or self._take_events():
+                if is_first:
+                    if self._take_answer():
+                        break
+                    if data and self._heard is not None:
+                        self._heard()
+                if self._take_events():
                     break
         except fastcgi.ProtocolError as exc:
             self._problem = UpstreamBroken(f"{exc}{self.remark()}")
