@@ -269,12 +269,15 @@ class Planner:
 
     def _assign(self, now: float, actions: list[Action]) -> None:
         """Serve the line as far as there are connections. A save that must leave the reserve alone is passed by."""
-        while heads := self._line.heads():
+        while (heads := self._line.heads()) and not self._is_full():
             for request in heads:
                 if self._place(now, request, actions):
                     break
             else:
                 return
+
+    def _is_full(self) -> bool:
+        return all(upstream.is_full for upstream in self._upstreams)
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
         """Give a request a connection, or let one be opened for it; if it stands in the line, it leaves that."""

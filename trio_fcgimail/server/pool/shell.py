@@ -295,7 +295,7 @@ class Pool:
                 seconds=seconds,
                 keep_connection=hand.keep_connection,
                 clean_end=self._clean_end,
-                heard=lambda: self._planner.heard(trio.current_time(), link),
+                heard=lambda at: self._planner.heard(at, link),
                 constant=constant,
                 wire=self._wires.get(link),
                 began=now,
@@ -308,7 +308,7 @@ class Pool:
             with trio.CancelScope(shield=True):
                 await self._finish(link, Outcome.ABANDONED)
             raise
-        ended = trio.current_time()
+        ended = reply.received_at
         trip.seconds = ended - now
         outcome = Outcome.REUSABLE if reply.is_reusable else Outcome.ANSWERED
         if actions := self._planner.finished(ended, link, outcome):

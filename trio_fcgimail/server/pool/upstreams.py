@@ -172,12 +172,18 @@ class _Pace:
 
 @final
 class Upstream:
-    """One upstream."""
+    """One upstream.
+
+    Attributes:
+        limit: connections that it can take, as far as we know.
+        wanted: how many of them do any good. Where we are what takes the time, one fewer is as fast, and leaves a
+            worker to whoever shares the upstream: connections that are handed on at once leave it none.
+    """
 
     def __init__(self, index: int, rules: PoolRules) -> None:
         self.index = index
         self._rules = rules
-        self.limit = rules.max_connections
+        self.limit = self.wanted = rules.max_connections
         self.open = 0  # of any state
         self.busy = 0  # or opening, or on trial
         self.saves = 0
@@ -230,15 +236,19 @@ class Upstream:
         return self.open < self.wanted
 
     @property
-    def wanted(self) -> int:
-        """How many connections do any good.
+    def is_full(self) -> bool:
+        """Whether it is certain at a glance that nobody can have a connection, idle or new."""
+        return (
+            not self.idle
+            and self.open >= self.wanted
+            and (self.open >= self.limit or self.open - self.saves >= self._rules.reserve)
+        )
 
-        Where we are what takes the time, one fewer is as fast, and leaves a worker to whoever shares the upstream:
-        connections that are handed on at once leave it none.
-        """
+    def _weigh(self) -> None:
+        """Decide how many connections are wanted, after what that hangs on has changed."""
+        self.wanted = self.limit
         if self._rules.keep_alive and self._pace.is_ours:
-            return max(self.limit - max(self.limit // _SPARED_SHARE, 1), 1)
-        return self.limit
+            self.wanted = max(self.limit - max(self.limit // _SPARED_SHARE, 1), 1)
 
     def may_keep(self, connection: Connection, now: float) -> bool:
         """Whether a connection may be used once more after its present request.
@@ -279,11 +289,13 @@ class Upstream:
         connection.sent = now
         if ordered is not None:
             self._pace.add_delay(now - ordered)
+            self._weigh()
 
     def answer_begins(self, connection: Connection, now: float) -> None:
         """The first octets of a response."""
         if connection.sent is not None:
             self._pace.add_answer(connection.kind, now - connection.sent)
+            self._weigh()
             connection.sent = None
         self.hear(connection)
 
@@ -360,6 +372,7 @@ class Upstream:
         if not self._overtaken.says_too_many() or self.limit <= max(_LOWEST_LIMIT, self._rules.reserve + 1):
             return False
         self.limit -= 1
+        self._weigh()
         if self._is_on_probation:
             self.raise_pause = min(2 * self.raise_pause, self._rules.longest_raise_seconds)
         self._is_on_probation = False
@@ -368,6 +381,7 @@ class Upstream:
     def raise_limit(self) -> None:
         """Try one more."""
         self.limit += 1
+        self._weigh()
         self._overtaken.forget()
         if self._is_on_probation:  # the last one did no harm
             self.raise_pause = self._rules.raise_seconds

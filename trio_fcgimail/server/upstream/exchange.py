@@ -60,7 +60,7 @@ async def exchange(
     seconds: float,
     keep_connection: bool = False,
     clean_end: CleanEnd = CleanEnd.UNKNOWN,
-    heard: Callable[[], None] | None = None,
+    heard: Callable[[float], None] | None = None,
     max_output_octets: int = MAX_ANSWER_OCTETS,
     constant: fastcgi.ConstantParams = _NO_PARAMS,
     wire: Wire | None = None,
@@ -74,7 +74,7 @@ async def exchange(
         seconds: for all of it.
         keep_connection: asks the server not to close (KEEP_CONN).
         clean_end: what is known of this server.
-        heard: called at the first octets of a response that does not come whole with them.
+        heard: called at the first octets of a response that does not come whole with them, with the time.
         began: when the time begins to run, by Trio's clock; None for now.
         max_output_octets: more output than this is no answer.
         constant: more parameters, which go before the others.
@@ -122,13 +122,14 @@ class _Exchange:
         self,
         stream: trio.abc.Stream,
         clean_end: CleanEnd,
-        heard: Callable[[], None] | None,
+        heard: Callable[[float], None] | None,
         max_output_octets: int,
     ) -> None:
         self._stream = stream
         self._clean_end = clean_end
         self._heard = heard
         self._received = 0  # octets of response
+        self._received_at = 0.0  # the latest of them
         self._max_output_octets = max_output_octets
         self._app_status = 0
         self._conn = fastcgi.ClientConnection()
@@ -247,6 +248,7 @@ class _Exchange:
         try:
             while self._problem is None:
                 data = await receive()
+                self._received_at = trio.current_time()
                 if not data:
                     await self._let_writer_settle()
                 is_first = not self._received
@@ -256,7 +258,7 @@ class _Exchange:
                     if self._take_answer():
                         break
                     if data and self._heard is not None:
-                        self._heard()
+                        self._heard(self._received_at)
                 if self._take_events():
                     break
         except fastcgi.ProtocolError as exc:
@@ -390,7 +392,7 @@ class _Exchange:
         if self._head is None:
             raise UpstreamBroken(f"no output, not even a head{self.remark()}")
         answer = Answer(self._head.status, bytes(self._output), self.stderr(), self._head.headers, self._app_status)
-        return Reply(answer, self._conn.is_reusable)
+        return Reply(answer, self._conn.is_reusable, self._received_at)
 
     def remark(self) -> str:
         """What else is known, for the log."""

@@ -41,7 +41,9 @@ class Reply:
 
     Args:
         is_reusable: the whole request was sent, END_REQUEST came with its padding, and nothing behind it.
+        received_at: when its last octets were, by Trio's clock.
     """
 
     answer: Answer
     is_reusable: bool
+    received_at: float
