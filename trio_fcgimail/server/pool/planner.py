@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final, assert_never, final
 
 from trio_fcgimail.server.pool.budget import Budget
@@ -40,6 +41,10 @@ from trio_fcgimail.server.pool.upstreams import Connection, Health, LinkState, U
 _GAP_WEIGHT: Final = 1 / 4  # ours: of the latest gap between two requests in their average
 _LONGEST_GAP_SECONDS: Final = 1.0  # ours: a longer one says no more
 _IDLE_SHARE: Final = 4  # ours: of so many connections, one may be idle (and one in any case)
+
+_SAVE: Final = Kind.SAVE
+_VALIDATE: Final = Kind.VALIDATE
+_IS_FULL: Final = attrgetter("is_full")
 
 _FAILURES: Final = {
     Outcome.UNEXECUTED: Failure.UNEXECUTED,
@@ -269,15 +274,12 @@ class Planner:
 
     def _assign(self, now: float, actions: list[Action]) -> None:
         """Serve the line as far as there are connections. A save that must leave the reserve alone is passed by."""
-        while (heads := self._line.heads()) and not self._is_full():
-            for request in heads:
+        while not all(map(_IS_FULL, self._upstreams)):
+            for request in self._line.heads():
                 if self._place(now, request, actions):
                     break
             else:
                 return
-
-    def _is_full(self) -> bool:
-        return all(upstream.is_full for upstream in self._upstreams)
 
     def _place(self, now: float, request: Request, actions: list[Action]) -> bool:
         """Give a request a connection, or let one be opened for it; if it stands in the line, it leaves that."""
@@ -318,14 +320,13 @@ class Planner:
 
     def _use_for(self, kind: Kind, connection: Connection, upstream: Upstream) -> bool:
         """Use an idle connection for a kind, if the reserve permits it."""
+        if connection.kind is kind:
+            return upstream.has_room_for(kind)
         if not upstream.has_room_for(kind) or not self._budget.change(upstream.index, connection.kind, kind):
             return False
-        self._set_kind(connection, kind, upstream)
-        return True
-
-    def _set_kind(self, connection: Connection, kind: Kind, upstream: Upstream) -> None:
-        upstream.saves += (kind is Kind.SAVE) - (connection.kind is Kind.SAVE)
+        upstream.saves += (kind is _SAVE) - (connection.kind is _SAVE)
         connection.kind = kind
+        return True
 
     def _open(self, now: float, upstream: Upstream, request: Request) -> Open:
         link = Link(next(self._links))
@@ -365,14 +366,16 @@ class Planner:
         return (
             connection.keeps
             and not self._is_over
-            and now - connection.since < self._rules.max_kept_seconds
+            and upstream.is_young(connection, now)
             and upstream.open <= upstream.wanted
             and not upstream.must_yield(connection)
         )
 
     def _rest(self, now: float, connection: Connection, upstream: Upstream) -> None:
-        self._budget.change(upstream.index, connection.kind, Kind.VALIDATE)
-        self._set_kind(connection, Kind.VALIDATE, upstream)
+        if connection.kind is not _VALIDATE:
+            self._budget.change(upstream.index, connection.kind, _VALIDATE)
+            upstream.saves -= connection.kind is _SAVE
+            connection.kind = _VALIDATE
         if upstream.keeping.is_on_trial(connection.link):
             connection.state = LinkState.ON_TRIAL
             self._set_timer(now + TRIAL_SECONDS, Timer.TRIAL, connection.link)

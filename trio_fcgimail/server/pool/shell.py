@@ -196,8 +196,10 @@ class Pool:
         waiter = self._waiters[ticket] = _Waiter()
         unknown_tries = _UNKNOWN_TRIES[kind]
         try:
-            if hand is None:
+            if actions and hand is None:
                 await self._carry_out(actions)
+            elif hand is None:
+                self._wake_in_time()
             while True:
                 if hand is not None and problem is not None:
                     unknown_tries -= not isinstance(problem, UpstreamUnexecuted)

@@ -17,6 +17,7 @@ _SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1
 _OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
 _ROUNDS: Final = 2  # ours: requests of a connection for each one of all; mails/s of 1.18 times those without, not 1.14
 _SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
+_SPARED_AGES: Final = 10  # ours: of max_kept_seconds, while one is spared: then nobody waits for the others
 _LOWEST_LIMIT: Final = 2  # ours: a single connection is never kept, and one slow script would stop everything
 _OVERTAKEN_MORE: Final = 0.3  # ours: such a share more of them were overtaken than of those on used connections
 
@@ -126,11 +127,14 @@ class _Quickest:
         self._samples = 0
 
     def add(self, seconds: float) -> None:
-        self._least = min(self._least, seconds)
+        if seconds < self._least:
+            self._least = seconds
+            if seconds < self._before:
+                self.seconds = seconds
         self._samples += 1
         if self._samples == _PACE_SAMPLES:
             self._before, self._least, self._samples = self._least, NEVER, 0
-        self.seconds = min(self._before, self._least)
+            self.seconds = self._before
 
 
 @final
@@ -183,7 +187,6 @@ class Upstream:
     def __init__(self, index: int, rules: PoolRules) -> None:
         self.index = index
         self._rules = rules
-        self.limit = self.wanted = rules.max_connections
         self.open = 0  # of any state
         self.busy = 0  # or opening, or on trial
         self.saves = 0
@@ -209,6 +212,13 @@ class Upstream:
         self._requests = 0
         self._connections = 0
         self._failed: Counter[Failure] = Counter()
+        self._set_limit(rules.max_connections)
+
+    def _set_limit(self, limit: int) -> None:
+        self.limit = limit
+        spared = max(limit // _SPARED_SHARE, 1) if self._rules.keep_alive else 0
+        self._wanted_of_us = max(limit - spared, 1)
+        self._weigh()
 
     # Room and load
 
@@ -246,9 +256,7 @@ class Upstream:
 
     def _weigh(self) -> None:
         """Decide how many connections are wanted, after what that hangs on has changed."""
-        self.wanted = self.limit
-        if self._rules.keep_alive and self._pace.is_ours:
-            self.wanted = max(self.limit - max(self.limit // _SPARED_SHARE, 1), 1)
+        self.wanted = self._wanted_of_us if self._pace.is_ours else self.limit
 
     def may_keep(self, connection: Connection, now: float) -> bool:
         """Whether a connection may be used once more after its present request.
@@ -264,9 +272,14 @@ class Upstream:
             rules.keep_alive
             and self.keeping.permits(now)
             and connection.requests < most
-            and now - connection.since < rules.max_kept_seconds
+            and self.is_young(connection, now)
             and not self._pace.is_slow(connection.kind)
         )
+
+    def is_young(self, connection: Connection, now: float) -> bool:
+        """Whether a connection has not been kept for so long that somebody else should have its worker."""
+        ages = 1 if self.wanted == self.limit else _SPARED_AGES
+        return now - connection.since < ages * self._rules.max_kept_seconds
 
     def has_room_for(self, kind: Kind) -> bool:
         """Whether our own limit lets one more connection be used for that."""
@@ -371,8 +384,7 @@ class Upstream:
         """Lower it, if requests say that there are more connections than workers; whether it was."""
         if not self._overtaken.says_too_many() or self.limit <= max(_LOWEST_LIMIT, self._rules.reserve + 1):
             return False
-        self.limit -= 1
-        self._weigh()
+        self._set_limit(self.limit - 1)
         if self._is_on_probation:
             self.raise_pause = min(2 * self.raise_pause, self._rules.longest_raise_seconds)
         self._is_on_probation = False
@@ -380,8 +392,7 @@ class Upstream:
 
     def raise_limit(self) -> None:
         """Try one more."""
-        self.limit += 1
-        self._weigh()
+        self._set_limit(self.limit + 1)
         self._overtaken.forget()
         if self._is_on_probation:  # the last one did no harm
             self.raise_pause = self._rules.raise_seconds
