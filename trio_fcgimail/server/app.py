@@ -8,7 +8,7 @@ The tree::
         ├── Alarms.run                   rings when a client has taken too long
         ├── _cut_in_time                 once stopped: ends what is left after drain_seconds, or at cut()
         └── connections (nursery)        one task for each session
-            ├── accepting (nursery)      trio.serve_listeners for each listener; cancelled by stop()
+            ├── accepting (nursery)      accept_on for each socket; cancelled by stop()
             └── Session.run ...          each in a cancel scope of its own, with the deadlines of the settings within
                 └── upstream.exchange    a nursery of two tasks, writer and reader, for each FastCGI request
 
@@ -41,6 +41,7 @@ from trio_fcgimail.server.ledger import Ledger, LocalLedger, Place
 from trio_fcgimail.server.limits import Limit
 from trio_fcgimail.server.listenerlogs import logging_to
 from trio_fcgimail.server.listeners import (
+    accept_on,
     accept_problems_to,
     bound_address,
     close_listener,
@@ -73,7 +74,7 @@ def _new_queue_id() -> str:
 
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
-        remove_socket_file(socket)  # serve_listeners closes sockets, but leaves their files
+        remove_socket_file(socket)  # accept_on closes sockets, but leaves their files
 
 
 def _own_ledger(settings: Settings) -> LocalLedger:
@@ -251,7 +252,8 @@ class Server:
         async with trio.open_nursery() as accepting:
             for entrance, sockets in ways:
                 handler = partial(self._serve_connection, entrance)
-                accepting.start_soon(partial(trio.serve_listeners, handler, list(sockets), handler_nursery=connections))
+                for socket in sockets:
+                    accepting.start_soon(accept_on, socket, handler, connections)
             await self._stopping.wait()
             at_stop()
             accepting.cancel_scope.cancel()
@@ -267,8 +269,11 @@ class Server:
 
     async def _serve_connection(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         """One connection, from the accept to the close."""
-        with logging_to(entrance.settings.log_file):
-            await self._let_in_and_serve(entrance, stream)
+        try:
+            with logging_to(entrance.settings.log_file):
+                await self._let_in_and_serve(entrance, stream)
+        finally:
+            stream.socket.close()  # as it is already, but for a fault of ours
 
     async def _let_in_and_serve(self, entrance: Entrance, stream: trio.SocketStream) -> None:
         counts = self._gateway.counts

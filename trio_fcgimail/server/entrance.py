@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, final
 
@@ -31,12 +31,19 @@ class Entrance:
     Args:
         context: None for a listener without TLS.
         cap_name: what its connections are counted by; "" when it has no limit of its own.
+
+    Attributes:
+        exempt_options: for clients whom the limits leave alone.
     """
 
     settings: ListenerSettings
     options: smtp.ServerOptions
     context: ssl.SSLContext | None = None
     cap_name: str = ""
+    exempt_options: smtp.ServerOptions = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exempt_options", replace(self.options, max_messages=None))
 
 
 def open_entrances(settings: Settings) -> list[Entrance]:

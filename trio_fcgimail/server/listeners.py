@@ -12,10 +12,10 @@ import socket
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeAlias, assert_never, final
+from typing import Final, NoReturn, TypeAlias, assert_never, final
 
 import structlog.typing
 import trio
@@ -36,7 +36,9 @@ ListenerKey: TypeAlias = tuple[ListenAddress, int]  # with a number, as port 0 m
 
 _BACKLOG: Final = 1024  # ours: short bursts wait in the kernel; the kernel's somaxconn cuts it further
 _TRIO_LOGGER: Final = "trio.serve_listeners"  # trio's reference names it
-_QUIET_SECONDS: Final = 1.0  # trio tries again, and complains, every 0.1 s
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # accept(2)
+_SHORTAGE_SECONDS: Final = 0.1  # as long as Trio waits for it to end
+_QUIET_SECONDS: Final = 1.0  # there are ten complaints in that
 
 
 class StartError(Exception):
@@ -179,9 +181,38 @@ def remove_socket_file(listener: trio.SocketListener) -> None:
         Path(address.path).unlink(missing_ok=True)
 
 
+async def accept_on(
+    listener: trio.SocketListener, serve: Callable[[trio.SocketStream], Awaitable[None]], nursery: trio.Nursery
+) -> NoReturn:
+    """Accept connections, until cancelled; then the listener is closed.
+
+    As ``trio.serve_listeners``, complaints and all, but that whoever serves a connection has closed it, whatever
+    happens: Trio closes it once more to be sure, which takes a tenth of the time of a short connection.
+
+    Args:
+        serve: called for each, as a task of ``nursery``.
+    """
+    async with listener:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as exc:
+                if exc.errno not in _SHORTAGES:
+                    raise
+                logging.getLogger(_TRIO_LOGGER).error(
+                    "accept returned %s (%s); retrying in %s seconds",
+                    errno.errorcode[exc.errno],
+                    exc.strerror,
+                    _SHORTAGE_SECONDS,
+                )
+                await trio.sleep(_SHORTAGE_SECONDS)
+            else:
+                nursery.start_soon(serve, stream)
+
+
 @final
 class _AcceptLog(logging.Handler):
-    """Turns Trio's complaints about accept, traceback and all, into short lines of ours, and not too many."""
+    """Turns complaints about accept, traceback and all, into short lines of the log, and not too many."""
 
     def __init__(self, log: structlog.typing.FilteringBoundLogger, *, propagated: bool) -> None:
         super().__init__()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import Final, final
 
 import trio
 
 from trio_fcgimail.server.metrics import Counts
-from trio_fcgimail.server.wire import RECEIVE_OCTETS, Wire, half_close
+from trio_fcgimail.server.wire import RECEIVE_OCTETS, SocketWire, Wire
 
 _FLUSH_OCTETS: Final = 16_384  # replies to a pipelined group are gathered up to here
 _GATHER_SECONDS: Final = 1.0  # and for at most this long, however slow the scripts are that they come from
@@ -103,19 +105,32 @@ class Outlet:
         self._counts.sent_octets += len(data)
 
 
-async def close_politely(stream: trio.abc.Stream) -> None:
+async def close_politely(stream: trio.abc.Stream, wire: Wire | None = None) -> None:
     """Half-close, and wait for the client's own close.
 
     Closing with unread octets in the kernel would destroy our last reply on its way. What comes is read for a while,
     but not from a client that goes on and on.
+
+    Args:
+        wire: over the stream, which may know how to wait for less.
     """
+    if isinstance(wire, SocketWire):
+        with suppress(trio.TooSlowError, trio.BrokenResourceError):
+            due = trio.current_time() + GOODBYE_SECONDS
+            wire.half_close()
+            await _read_out(partial(wire.receive, due))
+        return
     with trio.move_on_after(GOODBYE_SECONDS), suppress(trio.BrokenResourceError):
         stream = await _leave_tls(stream)
         if isinstance(stream, trio.abc.HalfCloseableStream):
-            await half_close(stream)
-            received = 0
-            while received < FAREWELL_OCTETS and (data := await stream.receive_some(RECEIVE_OCTETS)):
-                received += len(data)
+            await stream.send_eof()
+            await _read_out(partial(stream.receive_some, RECEIVE_OCTETS))
+
+
+async def _read_out(receive: Callable[[], Awaitable[bytes | bytearray]]) -> None:
+    received = 0
+    while received < FAREWELL_OCTETS and (data := await receive()):
+        received += len(data)
 
 
 async def _leave_tls(stream: trio.abc.Stream) -> trio.abc.Stream:

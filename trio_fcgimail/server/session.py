@@ -541,7 +541,7 @@ class Session:
     async def _leave(self) -> None:
         """Close as the client expects it; TLS is left once, even if that is cut short."""
         stream, self._stream = self._stream, self._transport
-        await close_politely(stream)
+        await close_politely(stream, self._wire)
 
     async def _say_goodbye(self, reply: Reply) -> None:
         """The last words of a session that is being ended, verdicts that were not sent yet among them."""

@@ -120,7 +120,7 @@ def options_for(visitor: Visitor, entrance: Entrance, limits: LimitSettings) -> 
     if visitor.is_on(entrance.settings.xclient_from):
         options = replace(options, xclient=smtp.XclientUse.ALLOWED)
     elif visitor.is_on(limits.exempt_from):
-        options = replace(options, max_messages=None)
+        options = entrance.exempt_options
     if visitor.tls is not None and options.tls is not smtp.Tls.ACTIVE:
         options = replace(options, tls=smtp.Tls.ACTIVE)  # it ended at the proxy: none is to be begun within it
     return options

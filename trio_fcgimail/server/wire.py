@@ -153,6 +153,11 @@ class SocketWire:
         """As in `Wire`."""
         self._alarm.close()
 
+    def half_close(self) -> None:
+        """Send nothing any more."""
+        with suppress(OSError):  # who is gone has no use for it, as Trio has it
+            self._socket.shutdown(trio.socket.SHUT_WR)
+
     def _ring(self) -> None:
         self._is_late = True
         trio.lowlevel.notify_closing(self._socket)  # wakes who waits for it; the socket stays as it is
@@ -161,15 +166,6 @@ class SocketWire:
 def wire_over(stream: trio.abc.Stream, alarms: Alarms) -> Wire:
     """The wire that fits a stream."""
     return SocketWire(stream, alarms) if isinstance(stream, trio.SocketStream) else StreamWire(stream)
-
-
-async def half_close(stream: trio.abc.HalfCloseableStream) -> None:
-    """Send nothing any more; a socket without a checkpoint. Raises trio.BrokenResourceError, but not for a socket."""
-    if isinstance(stream, trio.SocketStream):
-        with suppress(OSError):  # who is gone has no use for it, as Trio has it
-            stream.socket.shutdown(trio.socket.SHUT_WR)
-    else:
-        await stream.send_eof()
 
 
 async def close(stream: trio.abc.Stream) -> None:
