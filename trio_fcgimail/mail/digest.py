@@ -17,20 +17,24 @@ class MailDigest:
     content as received: dots unstuffed, CRLF kept, without any line of ours.
     """
 
-    __slots__ = ("_hash",)
+    __slots__ = ("_hash", "_shown")
 
     def __init__(self, sender: Mailbox | None, recipients: Iterable[Mailbox]) -> None:
         names = {_with_lower_domain(str(one)).encode() for one in recipients}
         path = b"" if sender is None else str(sender).encode()
+        self._shown: str | None = None  # as long as nothing more comes
         self._hash = hashlib.sha256(b"\0".join([path, *sorted(names), b"", b""]))
 
     def update(self, content: bytes) -> None:
         """Take the next piece of the content."""
+        self._shown = None
         self._hash.update(content)
 
     def hexdigest(self) -> str:
         """64 lower-case hexadecimal digits."""
-        return self._hash.hexdigest()
+        if self._shown is None:
+            self._shown = self._hash.hexdigest()
+        return self._shown
 
 
 def _with_lower_domain(address: str) -> str:

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias, assert_never, final
 
@@ -259,8 +260,12 @@ def peer_of(stream: trio.SocketStream) -> Peer:
     name = stream.socket.getpeername()
     if stream.socket.family == socket.AF_UNIX:
         return Peer("", 0)
-    address = parse_ip(name[0].partition("%")[0])
-    return Peer(str(unmapped(address)), int(name[1]))
+    return Peer(_shown(name[0]), int(name[1]))
+
+
+@lru_cache(maxsize=1024)  # many come again
+def _shown(ip: str) -> str:
+    return str(unmapped(parse_ip(ip.partition("%")[0])))
 
 
 def _explain(exc: OSError | LookupError | UnicodeError) -> str:

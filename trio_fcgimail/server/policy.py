@@ -57,10 +57,14 @@ class Policy:
 
     async def connection(self, session: Session) -> Reply:
         """Whether a client is served at all."""
+        if not self._scripts.has(Stage.CONNECT):
+            return catalogue.OK
         return await self._ask(Stage.CONNECT, self._scripts.connect(session))
 
     async def greeting(self, session: Session) -> Reply:
         """Whether a client is served under the name that it gives itself."""
+        if not self._scripts.has(Stage.HELO):
+            return catalogue.OK
         return await self._ask(Stage.HELO, self._scripts.helo(session), helo=session.helo)
 
     async def login(self, session: Session, credentials: Credentials) -> Reply:

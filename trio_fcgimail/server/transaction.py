@@ -147,14 +147,13 @@ class MailTransaction:
         self, message: IncomingMessage | None, envelope: Envelope, verdict: Verdict, octets: int, seconds: float = 0.0
     ) -> None:
         """Tell of it. Without its message, nobody has looked at the content."""
-        received = None if message is None else message.received()
         self.told += 1
         self._gateway.counts.judged(verdict.meaning, octets, seconds)
         report = MailReport(
             envelope=envelope,
-            subject="" if received is None else received.subject,
+            subject="" if message is None else message.header_facts().subject,
             octets=octets,
-            digest="" if received is None else received.digest,
+            digest="" if message is None else message.digest,
             verdict=verdict,
             seconds=seconds,
             client=self._client,
