@@ -236,7 +236,8 @@ async def accept_on(
 
 
 def _complain(exc: OSError) -> None:
-    logging.getLogger(_TRIO_LOGGER).error(
+    logging.getLogger(_TRIO_LOGGER).log(
+        logging.ERROR,
         "accept returned %s (%s); retrying in %s seconds",
         errno.errorcode[exc.errno or 0],
         exc.strerror,
