@@ -55,7 +55,18 @@ def _fail_first(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(socket.socket, "accept", accept_later)
 
 
-@pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPERM, errno.ENETUNREACH])
+# What accept(2) of Linux says may come of a connection, and nothing of it is the listener's.
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(getattr(errno, name), id=name)
+        for name in (
+            *("ENETDOWN", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH"),
+            *("ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT", "ETIMEDOUT", "ECONNABORTED", "ECONNRESET", "EPERM"),
+        )
+        if hasattr(errno, name)
+    ],
+)
 async def test_one_that_broke_before_it_was_accepted_harms_no_other(
     number: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

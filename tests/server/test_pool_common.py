@@ -27,6 +27,20 @@ def test_maximum_and_reserve_hold_over_all() -> None:
     assert new.change(1, Kind.SAVE, Kind.SAVE)
 
 
+def test_what_a_connection_does_besides_is_no_save() -> None:
+    common = CommonBudget()
+    old, new = common.share([ONE], 4, 2), common.share([ONE], 4, 2)
+    assert old.lease(0, Kind.VALIDATE)
+    for _ in range(5):
+        assert old.change(0, Kind.VALIDATE, Kind.POLICY)
+        assert old.change(0, Kind.POLICY, Kind.VALIDATE)
+    assert common.saves[ONE] == 0
+    assert old.change(0, Kind.VALIDATE, Kind.POLICY)
+    assert old.change(0, Kind.POLICY, Kind.SAVE)
+    assert new.lease(0, Kind.SAVE)
+    assert not new.lease(0, Kind.SAVE)  # the reserve
+
+
 def test_a_single_connection_has_no_reserve() -> None:
     share: Budget = CommonBudget().share([ONE], 1, 0)
     assert share.lease(0, Kind.SAVE)

@@ -44,15 +44,20 @@ _OF_ONE_CONNECTION: Final[frozenset[int]] = frozenset(
     vars(errno)[name]
     for name in (
         "ECONNABORTED",
+        "ECONNRESET",
         "EHOSTDOWN",
         "EHOSTUNREACH",
         "ENETDOWN",
         "ENETUNREACH",
         "ENONET",
         "ENOPROTOOPT",
+        "ENOSR",
         "EOPNOTSUPP",
         "EPERM",
         "EPROTO",
+        "EPROTONOSUPPORT",
+        "ESOCKTNOSUPPORT",
+        "ETIMEDOUT",
     )
     if name in vars(errno)  # not every system knows all of them
 )

@@ -76,8 +76,8 @@ class Share:
         if not self._may(address, new):
             self._was_refused = True
             return False
-        self._common.saves[address] += 1 if new is Kind.SAVE else -1
-        if new is not Kind.SAVE:
+        self._common.saves[address] += (new is Kind.SAVE) - (old is Kind.SAVE)
+        if old is Kind.SAVE:
             self._common.tell_others(self)
         return True
 

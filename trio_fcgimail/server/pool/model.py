@@ -39,7 +39,7 @@ class PoolRules:
         connect_seconds: for one connection to come about.
         linger_seconds: that a connection may be idle; at most 0.02.
         max_requests: on one connection; the last is sent without KEEP_CONN.
-        max_kept_seconds: the age at which a connection gets no further request; ten times that while one is spared.
+        max_kept_seconds: the age at which a connection gets no further request.
         max_waiting: requests; one more is refused.
         give_up_seconds: after which a request fails when every upstream refuses at once.
         first_pause_seconds: before an upstream that refused is tried again; doubled each time

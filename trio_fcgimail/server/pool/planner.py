@@ -366,7 +366,7 @@ class Planner:
         return (
             connection.keeps
             and not self._is_over
-            and upstream.is_young(connection, now)
+            and now - connection.since < self._rules.max_kept_seconds
             and upstream.open <= upstream.wanted
             and not upstream.must_yield(connection)
         )

@@ -14,10 +14,9 @@ _SAMPLES: Final = 32  # ours: first requests of new connections, and as many on 
 _PACE_WEIGHT: Final = 1 / 16  # ours: of the latest request in the averages
 _PACE_SAMPLES: Final = 16  # ours: requests of which the quickest tells how long a script takes
 _SLOW_SECONDS: Final = 0.002  # beyond, kept connections gain nothing: at 5 ms 1.0 times the requests were measured
-_OUR_SHARE: Final = 1 / 3  # ours: of the time to an answer
+_OUR_SHARE: Final = 1 / 4  # ours: of the time to an answer
 _ROUNDS: Final = 2  # ours: requests of a connection for each one of all; mails/s of 1.18 times those without, not 1.14
 _SPARED_SHARE: Final = 4  # ours: of so many connections, one is spared (and one in any case)
-_SPARED_AGES: Final = 10  # ours: of max_kept_seconds, while one is spared: then nobody waits for the others
 _LOWEST_LIMIT: Final = 2  # ours: a single connection is never kept, and one slow script would stop everything
 _OVERTAKEN_MORE: Final = 0.3  # ours: such a share more of them were overtaken than of those on used connections
 
@@ -272,14 +271,9 @@ class Upstream:
             rules.keep_alive
             and self.keeping.permits(now)
             and connection.requests < most
-            and self.is_young(connection, now)
+            and now - connection.since < rules.max_kept_seconds
             and not self._pace.is_slow(connection.kind)
         )
-
-    def is_young(self, connection: Connection, now: float) -> bool:
-        """Whether a connection has not been kept for so long that somebody else should have its worker."""
-        ages = 1 if self.wanted == self.limit else _SPARED_AGES
-        return now - connection.since < ages * self._rules.max_kept_seconds
 
     def has_room_for(self, kind: Kind) -> bool:
         """Whether our own limit lets one more connection be used for that."""

@@ -207,6 +207,7 @@ class _Exchange:
             nursery.start_soon(self._send, parts, nursery.cancel_scope)
             if not await self.read(partial(self._stream.receive_some, RECEIVE_OCTETS)):
                 nursery.cancel_scope.cancel()  # else the writer must come to its end, too: see reply()
+        self._received_at = trio.current_time()
 
     async def _send(self, parts: AsyncGenerator[bytes, None], scope: trio.CancelScope) -> None:
         """Send it all. When the connection breaks the reader goes on: what came back may still explain it.

@@ -41,7 +41,7 @@ class Reply:
 
     Args:
         is_reusable: the whole request was sent, END_REQUEST came with its padding, and nothing behind it.
-        received_at: when its last octets were, by Trio's clock.
+        received_at: when its last octets were, or the last of the request was sent, by Trio's clock.
     """
 
     answer: Answer
