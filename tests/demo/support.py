@@ -42,7 +42,7 @@ class RunningResponder:
     async def save(self, body: bytes, **other: str) -> Answer:
         """POST a form as the server does; ``other`` replaces fields."""
         fields = {"mail_digest": DIGEST, "size": str(len(body)), "stage": "save"} | other
-        form = encode_body(body) + b"&" + encode_fields(fields.items())
+        form = encode_body(body) + b"&" + encode_fields(tuple(fields.items()))
         return await self.call(save_parameters(len(form)), form)
 
     def stored(self) -> list[bytes]:
