@@ -106,6 +106,17 @@ async def test_a_wait_can_be_shortened(
     assert trio.current_time() - began == pytest.approx(ends)
 
 
+async def test_a_time_that_is_over_ends_it_at_once(pair: Pair, autojump_clock: MockClock) -> None:
+    wire, _, theirs = pair
+    now = trio.current_time()
+    for _ in range(100):  # the scheduler draws lots: the alarm may ring before there is a wait
+        with trio.fail_after(60), pytest.raises(trio.TooSlowError):
+            await wire.receive(now - 1)
+    assert trio.current_time() == now
+    await theirs.send_all(b"late")
+    assert await wire.receive(now + 5) == b"late"
+
+
 async def test_a_wait_that_is_over_rings_no_more(pair: Pair, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     wire, _, theirs = pair
     await theirs.send_all(b"one")

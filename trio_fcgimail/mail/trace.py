@@ -43,7 +43,7 @@ def received_header(envelope: Envelope, *, hostname: str, now: datetime) -> byte
 
 def format_date(now: datetime) -> str:
     """A date-time of RFC 5322 3.3, to the second."""
-    return _format_second(now.replace(microsecond=0), now.utcoffset())
+    return _format_second(now.replace(microsecond=0) if now.microsecond else now, now.utcoffset())
 
 
 @lru_cache(maxsize=4)

@@ -17,11 +17,8 @@ A session's exception ends in Session.run, so nothing but a fault of this module
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from typing import final
@@ -30,7 +27,7 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.config import BoundAddress, Settings
-from trio_fcgimail.mail import new_queue_id
+from trio_fcgimail.server.chance import QueueIds
 from trio_fcgimail.server.crowd import Crowd
 from trio_fcgimail.server.doorman import Doorman
 from trio_fcgimail.server.entrance import Entrance, open_entrances
@@ -55,6 +52,7 @@ from trio_fcgimail.server.processors import Chain, ProcessorSource
 from trio_fcgimail.server.scripts import Scripts
 from trio_fcgimail.server.session import Drain, Session
 from trio_fcgimail.server.spool import SpoolRoom
+from trio_fcgimail.server.wallclock import WholeSeconds, local_now
 from trio_fcgimail.smtp import Reply, catalogue
 
 Way = tuple[Entrance, Sequence[trio.SocketListener]]
@@ -68,10 +66,6 @@ class Ending(Enum):
     RETIRED = "sessions were cut, for others to serve alone"
 
 
-def _new_queue_id() -> str:
-    return new_queue_id(time.time_ns() // 1000, os.urandom(5))
-
-
 def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
     for socket in sockets:
         remove_socket_file(socket)  # accept_on closes sockets, but leaves their files
@@ -79,10 +73,6 @@ def _remove_files(sockets: Sequence[trio.SocketListener]) -> None:
 
 def _own_ledger(settings: Settings) -> LocalLedger:
     return LocalLedger(settings.limits, caps=connection_caps(settings.listeners))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).astimezone()
 
 
 @final
@@ -126,7 +116,7 @@ class Server:
         self._gateway = Gateway(
             settings=settings,
             scripts=scripts,
-            chain=Chain(settings, scripts, log=log, now=_now, registered=processors),
+            chain=Chain(settings, scripts, log=log, now=local_now, registered=processors),
             room=SpoolRoom(
                 directory=settings.spool.directory,
                 memory_octets=settings.spool.memory_octets,
@@ -134,8 +124,8 @@ class Server:
             ),
             ledger=_own_ledger(settings) if ledger is None else ledger,
             log=log,
-            now=_now,
-            queue_id=_new_queue_id,
+            now=WholeSeconds(),
+            queue_id=QueueIds(),
             observers=tuple(observers),
             counts=counts,
             handshakes=Handshakes(most_handshakes(settings)),

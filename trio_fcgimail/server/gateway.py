@@ -65,7 +65,7 @@ class Gateway:
         hits: how often any limit was hit.
         counts: what else is counted.
         alarms: the deadlines of the sessions; to be run as long as any session is.
-        now: the wall clock, with a time zone.
+        now: the wall clock, with a time zone; whole seconds will do.
         queue_id: makes a new identifier.
         handshakes: those of TLS that are under way; of clients that are turned away there are few enough.
         efforts: what each address costs us.

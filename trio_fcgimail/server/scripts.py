@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import Final, final
@@ -38,6 +37,7 @@ from trio_fcgimail.mail import (
     session_fields,
     validate_fields,
 )
+from trio_fcgimail.server.chance import Chance
 from trio_fcgimail.server.message import IncomingMessage
 from trio_fcgimail.server.metrics import Counts
 from trio_fcgimail.server.pool import Budget, Kind, Pool, PoolRules, PoolSnapshot, Trip
@@ -78,6 +78,7 @@ class Scripts:
         counts: Counts | None = None,
     ) -> None:
         self._log = log
+        self._chance = Chance()
         self._counts = counts or Counts()
         self._fastcgi = settings.fastcgi
         self._scripts = settings.scripts
@@ -151,7 +152,7 @@ class Scripts:
             As many as ``Envelope.verdicts_owed`` says, in LMTP in the order of the recipients.
         """
         envelope = message.envelope
-        asked = message.save_request(os.urandom(BOUNDARY_RANDOM_OCTETS))
+        asked = message.save_request(self._chance.octets(BOUNDARY_RANDOM_OCTETS))
         body = message.body(asked)
         script = self._asked[Stage.SAVE]
         assert script is not None, "the settings have it with FastCGI in the chain"
