@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.mail.support import ALICE, PEER, TLS, envelope
-from trio_fcgimail.mail import Envelope, Session, TlsFacts, WithKeyword, new_queue_id
+from tests.mail.support import ALICE, BOB, PEER, TLS, envelope, envelopes
+from trio_fcgimail.mail import DsnWish, Envelope, Session, TlsFacts, WithKeyword, new_queue_id
 from trio_fcgimail.smtp import LMTP, SMTP, Dialect, GreetingWord, Mailbox
 
 NOW = 1_766_000_000_000_000  # microseconds, in December 2025
@@ -81,3 +83,8 @@ def test_dialect_and_verdicts_owed(dialect: Dialect, protocol: str, owed: int) -
 )
 def test_sender_is_what_scripts_get(mail_from: Mailbox | None, sender: str) -> None:
     assert envelope(mail_from=mail_from).sender == sender
+
+
+@given(envelopes())
+def test_addressed_to_others_all_else_is_the_same(mail: Envelope) -> None:
+    assert mail.addressed_to((BOB,), (DsnWish(),)) == replace(mail, recipients=(BOB,), dsn_wishes=(DsnWish(),))

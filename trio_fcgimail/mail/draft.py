@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, final
 
 from trio_fcgimail.mail.envelope import DsnWish, Envelope
@@ -35,7 +34,7 @@ class EnvelopeDraft:
     def envelope(self) -> Envelope:
         """The envelope with the recipients so far."""
         if len(self._envelope.recipients) != len(self._recipients):
-            self._envelope = replace(self._envelope, recipients=tuple(self._recipients), dsn_wishes=tuple(self._wishes))
+            self._envelope = self._envelope.addressed_to(tuple(self._recipients), tuple(self._wishes))
         return self._envelope
 
     def has_room_for(self, recipient: Mailbox, wish: DsnWish) -> bool:

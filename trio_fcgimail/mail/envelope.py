@@ -144,6 +144,21 @@ class Envelope:
     smtputf8: bool = False
     require_tls: bool = False
 
+    def addressed_to(self, recipients: tuple[Mailbox, ...], dsn_wishes: tuple[DsnWish, ...]) -> Envelope:
+        """The same for others. By name, as ``dataclasses.replace`` looks every field up, for each mail."""
+        return Envelope(
+            queue_id=self.queue_id,
+            session=self.session,
+            mail_from=self.mail_from,
+            recipients=recipients,
+            dsn_wishes=dsn_wishes,
+            dsn_return=self.dsn_return,
+            envelope_id=self.envelope_id,
+            body_type=self.body_type,
+            smtputf8=self.smtputf8,
+            require_tls=self.require_tls,
+        )
+
     @property
     def verdicts_owed(self) -> int:
         """How many verdicts its end is owed: one, or in LMTP one for each recipient (RFC 2033 4.2)."""
