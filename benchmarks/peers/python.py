@@ -17,7 +17,7 @@ from benchmarks.processes import HOST, free_port, started, wait_for_port
 from benchmarks.scenarios import GIB, MIB, Channel, Kind, Scenario
 
 _ROOT: Final = Path(__file__).parents[2]
-#: Whatever slows a server down in earnest is on: a log line for each recipient and each mail, every check and every
+#: Whatever slows a server down in earnest is on: a log line for each mail and each connection, every check and every
 #: limit; only those limits that the load would run into are widened, and stay limits.
 _SETTINGS: Final = """
 hostname = "mx.example.com"

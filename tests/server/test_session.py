@@ -325,6 +325,12 @@ async def test_recipients_are_logged_when_the_script_was_asked(
         client = await House(nursery, journal, toml, connect=responder.connect).guest()
         await client.begin(b"b@example.com", b"postmaster")
         assert len(journal.entries("recipient")) == lines
+    await client.ask(MAIL + b".")
+    responder.act = saying(b"no such user")
+    await client.ask(b"MAIL FROM:<>")
+    assert await client.ask(b"RCPT TO:<c@example.com>") == b"550 5.1.1 No such user\r\n"
+    # The line of a mail names who passed; nothing else does those who did not.
+    assert [entry["level"] for entry in journal.entries("recipient")] == ["debug", "info"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trio_fcgimail.server import wallclock
 from trio_fcgimail.server.wallclock import WholeSeconds, local_now
 
 SUMMER_BEGINS = 1_743_296_400  # 2025-03-30 01:00 UTC, in Berlin
@@ -36,7 +35,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_second_in_its_zone(monkeypatch: pytest.MonkeyPatch, seconds: float, shown: str) -> None:
     clock = WholeSeconds()
     for before in (SUMMER_BEGINS - 1.5, SUMMER_BEGINS + 3600.0, seconds, seconds):
-        monkeypatch.setattr(wallclock.time, "time", lambda before=before: before)
+        monkeypatch.setattr(time, "time", lambda before=before: before)
         now = clock()
     assert now.isoformat() == shown
 

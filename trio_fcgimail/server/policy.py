@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import Final, final
 
@@ -9,11 +10,12 @@ import structlog.typing
 import trio
 
 from trio_fcgimail.config import Settings
-from trio_fcgimail.mail import DsnWish, Envelope, EnvelopeDraft, Session, Stage, Verdict, comparable_domain
+from trio_fcgimail.mail import DsnWish, Envelope, EnvelopeDraft, Meaning, Session, Stage, Verdict, comparable_domain
 from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.smtp import Credentials, Mailbox, Reply, catalogue
 
+_DEBUG: Final = logging.DEBUG  # structlog counts the levels as the standard library does
 _LOG_LINES: Final = {
     Stage.CONNECT: "connection",
     Stage.HELO: "greeting",
@@ -120,8 +122,11 @@ class Policy:
         """Ask a script, and tell what came of it, if there is one to ask."""
         began = trio.current_time()
         verdict = await asking
-        if self._chain.validates if stage is Stage.VALIDATE else self._scripts.has(stage):
-            self._log.info(
+        is_asked = self._chain.validates if stage is Stage.VALIDATE else self._scripts.has(stage)
+        is_detail = stage is Stage.VALIDATE and verdict.meaning is Meaning.ACCEPTED  # the line of its mail names it
+        if is_asked and (not is_detail or self._log.is_enabled_for(_DEBUG)):
+            tell = self._log.debug if is_detail else self._log.info
+            tell(
                 _LOG_LINES[stage],
                 **facts,
                 verdict=verdict.meaning.value,
