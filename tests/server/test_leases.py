@@ -4,9 +4,11 @@ from collections import Counter, deque
 from typing import Final, final
 
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from trio.testing import MockClock
 
 from trio_fcgimail.server.pool import Kind
 from trio_fcgimail.server.workers.budget import SharedBudget
@@ -103,9 +105,9 @@ def test_who_says_what_it_may_not_is_found_out() -> None:
 class _Child:
     """A child with a pool: connections, requests that wait, and a wire to the parent that takes its time."""
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: Holder, share: int) -> None:
         self.holder = holder
-        self.budget = SharedBudget([A, B], self)
+        self.budget = SharedBudget([A, B], self, share)
         self.budget.watch(self.serve)
         self.open: list[tuple[int, Kind]] = []  # each with its use
         self.waiting: list[tuple[int, Kind]] = []
@@ -138,16 +140,16 @@ class Machine(RuleBasedStateMachine):
         self.children: dict[Holder, _Child] = {}
         self.born = 0
 
-    @initialize(most=st.integers(1, 4), reserve=st.integers(0, 3))
-    def start(self, most: int, reserve: int) -> None:
-        self.most, self.reserve = most, min(reserve, most - 1)
+    @initialize(most=st.integers(1, 4), reserve=st.integers(0, 3), share=st.integers(0, 2))
+    def start(self, most: int, reserve: int, share: int) -> None:
+        self.most, self.reserve, self.share = most, min(reserve, most - 1), share
         self._tell(self.book.set_rules([A, B], self.most, self.reserve))
 
     @rule()
     def is_born(self) -> None:
         if len(self.children) < 4:
             self.born += 1
-            child = self.children[self.born] = _Child(self.born)
+            child = self.children[self.born] = _Child(self.born, self.share)
             child.heard += self.book.scarce()
 
     @precondition(lambda self: self.children)
@@ -191,6 +193,11 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.children)
     @rule(data=st.data())
+    def looks(self, data: st.DataObject) -> None:
+        self._some(data).budget.look()
+
+    @precondition(lambda self: self.children)
+    @rule(data=st.data())
     def is_heard_by_the_parent(self, data: st.DataObject) -> None:
         self._hear(self._some(data))
 
@@ -220,7 +227,7 @@ class Machine(RuleBasedStateMachine):
                     child.serve()
         assert all(not child.waiting and not child.open for child in self.children.values())
         if self.born:
-            assert self.book.leased(A) == self.book.leased(B) == 0
+            assert max(self.book.leased(A), self.book.leased(B)) <= self.share * len(self.children)
 
     def _some(self, data: st.DataObject) -> _Child:
         return self.children[data.draw(st.sampled_from(sorted(self.children)))]
@@ -287,11 +294,67 @@ def test_a_kept_connection_is_used_for_save_after_save_without_a_question() -> N
         assert budget.change(0, Kind.VALIDATE, Kind.SAVE)
     assert budget.change(0, Kind.SAVE, Kind.VALIDATE)
     assert wire.said == [("ask", A, "save")]
+
+
+def test_so_it_is_while_others_wait_who_have_it_when_the_connection_is_closed() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire, 2)
+    budget.watch(lambda: None if budget.lease(0, Kind.SAVE) else pytest.fail("it was granted"))
+    assert not budget.lease(0, Kind.SAVE)
+    budget.granted(A, Kind.SAVE)
     budget.scarcity(A, True)
     budget.scarcity("unix:/of-other-settings", True)
-    assert not budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    for _ in range(3):
+        assert budget.change(0, Kind.SAVE, Kind.VALIDATE)
+        budget.settle()
+        assert budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    assert budget.change(0, Kind.SAVE, Kind.VALIDATE)
+    assert wire.said == [("ask", A, "save")]
     budget.release(0, Kind.VALIDATE)
-    assert wire.said == [("ask", A, "save"), ("lower", A), ("release", A, "validate")]
+    assert wire.said == [("ask", A, "save"), ("release", A, "save")]
+
+
+@pytest.mark.trio
+async def test_a_right_to_a_save_that_nobody_uses_goes_back_while_others_wait(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    wire = _Wire()
+    budget = SharedBudget([A, B], wire, 2)
+    nursery.start_soon(budget.run)
+    budget.watch(lambda: None if budget.lease(0, Kind.SAVE) else pytest.fail("it was granted"))
+    for _ in range(2):
+        budget.lease(0, Kind.SAVE)
+        budget.granted(A, Kind.SAVE)
+    budget.change(0, Kind.SAVE, Kind.VALIDATE)  # and so its connection is used for long
+    await trio.sleep(10)
+    assert wire.said == 2 * [("ask", A, "save")]
+    for waits in (True, False, True):
+        budget.scarcity(A, waits)
+        await trio.sleep(0.01)
+        budget.change(0, Kind.VALIDATE, Kind.SAVE)
+        budget.change(0, Kind.SAVE, Kind.VALIDATE)
+        assert len(wire.said) == 2
+    await trio.sleep(0.05)
+    assert wire.said[2:] == [("lower", A)]
+    assert not budget.change(0, Kind.VALIDATE, Kind.SAVE)
+    await trio.sleep(10)
+    assert wire.said[2:] == [("lower", A)]  # the other one is in use
+
+
+def test_a_right_to_a_save_without_a_connection_goes_back_once_others_wait() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire, 2)
+    budget.watch(lambda: None if budget.lease(0, Kind.SAVE) else pytest.fail("it was granted"))
+    for _ in range(2):
+        assert not budget.lease(0, Kind.SAVE)
+        budget.granted(A, Kind.SAVE)
+    budget.release(0, Kind.SAVE)
+    budget.release(0, Kind.SAVE)
+    assert budget.lease(0, Kind.VALIDATE)
+    assert wire.said == 2 * [("ask", A, "save")]
+    budget.scarcity(A, True)
+    assert wire.said[2:] == [("release", A, "save")]
+    assert budget.change(0, Kind.VALIDATE, Kind.SAVE)  # the other one
 
 
 def test_a_grant_that_nobody_wants_any_more_goes_back() -> None:

@@ -138,6 +138,7 @@ async def test_nobody_waits_for_ever_and_nothing_is_overdrawn(
         children = [Child(town, rules) for _ in range(3)]
         for child in children:
             nursery.start_soon(child.pool.run)
+            nursery.start_soon(child.budget.run)
 
         async def client(child: Child) -> None:
             for _ in range(15):
@@ -169,6 +170,7 @@ async def _two_children(
         children = Child(town, rules), Child(town, rules)
         for child in children:
             nursery.start_soon(child.pool.run)
+            nursery.start_soon(child.budget.run)
         yield town, *children
         town.may_answer.set()
         await trio.sleep(1)
@@ -275,6 +277,7 @@ async def test_what_is_in_stock_costs_no_question_until_somebody_waits(autojump_
         one, two = Child(town, rules), Child(town, rules)
         for child in (one, two):
             nursery.start_soon(child.pool.run)
+            nursery.start_soon(child.budget.run)
         await _ask(one, Kind.SAVE, 20)
         asked, said = one.asked, one.said
         assert (asked, said) == (1, 1)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, final
+from typing import Final, NoReturn, Protocol, final
+
+import trio
 
 from trio_fcgimail.server.pool import Kind
+
+_REST_SECONDS: Final = 0.02  # ours: as long as a connection is kept; a right that nobody uses for that goes to others
 
 
 class Asking(Protocol):
@@ -26,8 +30,12 @@ class SharedBudget:
     """The budget of one child, as its pool sees it.
 
     The right to a save outlives the save by as long as its connection: a connection that is kept and used for the next
-    save costs no question. So does a lease outlive its connection, as long as this child holds no more than its share,
-    or each connection would cost three messages. While others wait (``scarcity``), what is not in use is given back.
+    save costs no question. That holds while others wait, too, who have it when the connection is closed, or was used
+    for no save for a while: handed over after each save it would cost both sides more than the save. So does a lease
+    outlive its connection, as long as this child holds no more than its share, or each connection would cost three
+    messages. While others wait (``scarcity``), a lease without a connection is given back.
+
+    Run ``run``, or those who wait for a save may wait for as long as a connection is used for something else.
 
     Args:
         upstreams: their addresses, in the order of the settings.
@@ -42,6 +50,23 @@ class SharedBudget:
         self._parent = parent
         self._told: Callable[[], None] = lambda: None
         self._is_forsaken = False
+        self._others_wait = trio.Event()
+
+    async def run(self) -> NoReturn:
+        """Look after what is held while others wait, until cancelled."""
+        while True:
+            await self._others_wait.wait()
+            await trio.sleep(_REST_SECONDS)
+            if not self.look():
+                self._others_wait = trio.Event()
+
+    def look(self) -> bool:
+        """Give back the rights to a save that nobody has used since the last look; whether others still wait."""
+        scarce = [stock for stock in self._stocks if stock.is_scarce]
+        for stock in scarce:
+            self._lower(stock, stock.most_saves)
+            stock.most_saves = stock.saves_used
+        return bool(scarce)
 
     # From the pool
 
@@ -51,7 +76,7 @@ class SharedBudget:
         is_save = use is Kind.SAVE
         if stock.held > stock.used and (not is_save or stock.saves_held > stock.saves_used):
             stock.used += 1
-            stock.saves_used += is_save
+            stock.use_saves(is_save)
             stock.fresh = max(stock.fresh - 1, 0)
             stock.fresh_saves = min(max(stock.fresh_saves - is_save, 0), stock.fresh)
             return True
@@ -69,12 +94,10 @@ class SharedBudget:
         if new is Kind.SAVE:
             if stock.saves_held <= stock.saves_used:
                 return False
-            stock.saves_used += 1
+            stock.use_saves(1)
             return True
         if old is Kind.SAVE:
             stock.saves_used -= 1
-            if stock.is_scarce:
-                self._lower(stock)
         return True
 
     def release(self, upstream: int, use: Kind) -> None:
@@ -94,7 +117,7 @@ class SharedBudget:
             stock.fresh = stock.fresh_saves = 0
             self._give_back(stock)
             if stock.is_scarce:
-                self._lower(stock)
+                self._lower(stock, stock.used)
 
     # From the parent
 
@@ -115,8 +138,9 @@ class SharedBudget:
         if stock is not None:
             stock.is_scarce = is_scarce
             if is_scarce:
+                self._others_wait.set()
                 self._give_back(stock)
-                self._lower(stock)
+                self._lower(stock, stock.used)
 
     def forsake(self, share: int) -> None:
         """The parent is gone: mails under way have these connections to each upstream, and what is held already.
@@ -130,10 +154,11 @@ class SharedBudget:
             stock.saves_held = max(stock.saves_held, share)
         self._told()
 
-    def _lower(self, stock: _Stock) -> None:
+    def _lower(self, stock: _Stock, kept: int) -> None:
+        """Give back rights to a save, all but so many and those in use."""
         if self._is_forsaken:
             return
-        while stock.saves_held - stock.fresh_saves > stock.saves_used:
+        while stock.saves_held - stock.fresh_saves > max(kept, stock.saves_used):
             stock.saves_held -= 1
             self._parent.lower(stock.upstream)
 
@@ -157,12 +182,28 @@ class _Stock:
     or two children who wait for the last save would hand it to and fro.
     """
 
-    __slots__ = ("asked", "fresh", "fresh_saves", "held", "is_scarce", "saves_held", "saves_used", "upstream", "used")
+    __slots__ = (
+        "asked",
+        "fresh",
+        "fresh_saves",
+        "held",
+        "is_scarce",
+        "most_saves",
+        "saves_held",
+        "saves_used",
+        "upstream",
+        "used",
+    )
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.held = self.saves_held = 0
         self.used = self.saves_used = 0
+        self.most_saves = 0  # used at once, since others began to wait or that was looked at
         self.fresh = self.fresh_saves = 0
         self.asked: set[Kind] = set()
         self.is_scarce = False
+
+    def use_saves(self, more: int) -> None:
+        self.saves_used += more
+        self.most_saves = max(self.most_saves, self.saves_used)

@@ -5,6 +5,7 @@ The nursery tree::
     _serve (nursery)
     ├── _obey               reads the parent's messages; the parent's end is the server's stop
     ├── Channel.write_out   sends ours
+    ├── SharedBudget.run    gives back what others wait for
     ├── Relief.ask          once the memory of a crowd stays with us
     ├── _stop_at_term       a signal to this process alone
     └── Server.serve        once told to begin; see trio_fcgimail.server.app
@@ -117,6 +118,7 @@ async def _serve(start: Start, channel: Channel) -> int:
             orders = _Orders(channel, server, ledger, budget, share, file, log)
             nursery.start_soon(orders.obey)
             nursery.start_soon(channel.write_out)
+            nursery.start_soon(budget.run)
             nursery.start_soon(relief.ask, server)
             if has_status:
                 nursery.start_soon(reporter.run)
