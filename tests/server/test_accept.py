@@ -43,6 +43,36 @@ async def test_all_who_came_at_once_are_served(nursery: trio.Nursery) -> None:
         stream.socket.close()
 
 
+async def test_others_may_be_quicker(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    listener, address = await _listen()
+    served: list[trio.SocketStream] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        served.append(stream)
+
+    def patience() -> float:
+        return SECONDS if len(served) < 2 else 0
+
+    nursery.start_soon(accept_on, listener, serve, nursery, patience)
+    with socket.create_connection(address), socket.socket(fileno=listener.socket.fileno()) as other:
+        await trio.sleep(SECONDS / 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not served
+        other.accept()[0].close()
+        other.detach()
+        await trio.sleep(SECONDS)
+        assert not served
+    with socket.create_connection(address), socket.create_connection(address):
+        await trio.sleep(SECONDS + 1)
+        assert len(served) == 2  # nobody else was there
+    with socket.create_connection(address):
+        with trio.fail_after(SECONDS / 2):
+            while len(served) < 3:
+                await trio.testing.wait_all_tasks_blocked()
+        for stream in served:
+            stream.socket.close()
+
+
 def _fail_first(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     accept = socket.socket.accept
     left = [OSError(number, "as the kernel says")]

@@ -1,5 +1,6 @@
 """A parent and its children: real processes, signals, rights, deaths and reloads."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -7,6 +8,7 @@ import signal
 import smtplib
 import socket
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -100,6 +102,20 @@ def test_with_workers_all_of_them_take_connections(store: Store, folder: Path) -
                 for one in others:
                     os.kill(one, signal.SIGCONT)
         assert server.stop() == 0
+
+
+def test_clients_who_stay_are_not_all_with_one_worker(store: Store, folder: Path) -> None:
+    clients = 12
+    write_configuration(folder, _file(store, "workers = 2"))
+    with ServerProcess("serve", folder=folder) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(clients):
+                stack.enter_context(greeted(server.port))
+        server.wait_for_log("connection closed .*worker=", clients)
+        assert server.stop() == 0
+        with_worker = Counter(re.findall(r"connection closed .*worker=(\d+)", server.log))
+    assert with_worker.total() == clients
+    assert min(with_worker["1"], with_worker["2"]) >= clients // 6, with_worker  # mostly as many; all with one, before
 
 
 # Rights

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from functools import partial
-from typing import final
+from typing import Final, final
 
 import structlog.typing
 import trio
@@ -56,6 +56,9 @@ from trio_fcgimail.server.wallclock import WholeSeconds, local_now
 from trio_fcgimail.smtp import Reply, catalogue
 
 Way = tuple[Entrance, Sequence[trio.SocketListener]]
+
+_PATIENCE_SECONDS: Final = 0.001  # ours: what the clock of a scheduler tells apart
+_MOST_PATIENCE: Final = 5  # times that: with 16 clients or more, whom chance distributes
 
 
 class Ending(Enum):
@@ -243,10 +246,20 @@ class Server:
             for entrance, sockets in ways:
                 handler = partial(self._serve_connection, entrance)
                 for socket in sockets:
-                    accepting.start_soon(accept_on, socket, handler, connections)
+                    accepting.start_soon(accept_on, socket, handler, connections, self._patience_with_others)
             await self._stopping.wait()
             at_stop()
             accepting.cancel_scope.cancel()
+
+    def _patience_with_others(self) -> float:
+        """How long the other workers may be quicker to accept, in seconds: one with half as many clients is.
+
+        All of them are woken by a client, and mostly the same one is the quickest, so that clients who stay would all
+        be with that one.
+        """
+        if self._settings.workers == 1:
+            return 0
+        return min(self._gateway.counts.open_connections.bit_length(), _MOST_PATIENCE) * _PATIENCE_SECONDS
 
     async def _cut_in_time(self) -> None:
         """Wait for the sessions that are left, but not for ever."""

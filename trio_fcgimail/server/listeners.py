@@ -205,8 +205,15 @@ def remove_socket_file(listener: trio.SocketListener) -> None:
         Path(address.path).unlink(missing_ok=True)
 
 
+def _at_once() -> float:
+    return 0
+
+
 async def accept_on(
-    listener: trio.SocketListener, serve: Callable[[trio.SocketStream], Awaitable[None]], nursery: trio.Nursery
+    listener: trio.SocketListener,
+    serve: Callable[[trio.SocketStream], Awaitable[None]],
+    nursery: trio.Nursery,
+    patience: Callable[[], float] = _at_once,
 ) -> NoReturn:
     """Accept connections, until cancelled; then the listener is closed.
 
@@ -217,6 +224,7 @@ async def accept_on(
 
     Args:
         serve: called for each, as a task of ``nursery``.
+        patience: for how many seconds those who listen to the same socket may be quicker.
     """
     async with listener:
         plain = socket.socket(fileno=listener.socket.fileno())  # the same one, whose accept() does not wait
@@ -224,6 +232,8 @@ async def accept_on(
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener.socket)
+                if (seconds := patience()) > 0:
+                    await trio.sleep(seconds)
                 try:
                     for _ in range(_ACCEPTS_IN_TURN):
                         sock, _ = plain.accept()
