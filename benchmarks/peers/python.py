@@ -159,7 +159,7 @@ def _ours(*, workers: int = 1, body: str = "form") -> Open:
 
 OURS: Final = Peer(
     name="ours",
-    about="this server, all checks, limits and log lines on",
+    about="this server, all checks and limits on, and the log at its level as shipped",
     missing=_nothing_missing,
     suits=_anything,
     measure=through_smtp(_ours()),

@@ -73,6 +73,40 @@ async def test_others_may_be_quicker(nursery: trio.Nursery, autojump_clock: trio
             stream.socket.close()
 
 
+async def test_nobody_is_patient_when_many_come(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    listener, address = await _listen()
+    clients = [socket.create_connection(address) for _ in range(30)]
+    served: list[trio.SocketStream] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        served.append(stream)
+
+    nursery.start_soon(accept_on, listener, serve, nursery, lambda: SECONDS)
+    await trio.sleep(1.5 * SECONDS)
+    assert len(served) == len(clients)
+    for client in clients:
+        client.close()
+    for stream in served:
+        stream.socket.close()
+
+
+async def test_a_listener_that_is_closed_meanwhile_is_left_alone(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    listener, address = await _listen()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        pytest.fail(f"{stream} came by a socket that is closed")
+
+    async def close() -> None:
+        await trio.sleep(SECONDS / 2)
+        listener.socket.close()
+
+    nursery.start_soon(close)
+    with socket.create_connection(address), pytest.raises(trio.ClosedResourceError):
+        await accept_on(listener, serve, nursery, lambda: SECONDS)
+
+
 def _fail_first(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     accept = socket.socket.accept
     left = [OSError(number, "as the kernel says")]

@@ -361,6 +361,34 @@ async def test_an_idle_server_stops_at_once(journal: Journal, tmp_path: Path) ->
     assert [entry["ending"] for entry in journal.entries("stopped")] == [Ending.DRAINED.value]
 
 
+@pytest.mark.parametrize("has_siblings", [False, True], ids=["alone", "one-of-several"])
+async def test_who_accepts_alone_is_not_patient_with_others(
+    has_siblings: bool,
+    responder: ScriptedResponder,
+    journal: Journal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    sleep = trio.sleep
+
+    async def tell(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(trio, "sleep", tell)
+    server = Server(_settings(tmp_path, "workers = 4"), log=journal.log, has_siblings=has_siblings)
+    async with trio.open_nursery() as inner:
+        (address,) = await inner.start(server.run)
+        assert isinstance(address, TcpAddress)
+        clients = [Dialogue(await trio.open_tcp_stream(address.host, address.port)) for _ in range(3)]
+        for client in clients:
+            await client.hello()
+            await client.close()
+        server.stop()
+    assert bool(slept) is has_siblings
+
+
 async def _until_stopping(server: Server) -> None:
     with trio.fail_after(10):
         while not server.is_stopping:

@@ -341,6 +341,21 @@ async def test_a_right_to_a_save_that_nobody_uses_goes_back_while_others_wait(
     assert wire.said[2:] == [("lower", A)]  # the other one is in use
 
 
+def test_a_save_whose_right_is_there_waits_for_a_connection_alone() -> None:
+    wire = _Wire()
+    budget = SharedBudget([A], wire)
+    for _ in range(2):
+        budget.lease(0, Kind.SAVE)
+        budget.granted(A, Kind.SAVE)
+        assert budget.lease(0, Kind.SAVE)
+    budget.change(0, Kind.SAVE, Kind.VALIDATE)  # and now its connection is used for long
+    budget.scarcity(A, True)
+    assert not budget.lease(0, Kind.SAVE)
+    assert wire.said == [("ask", A, "save"), ("ask", A, "save"), ("ask", A, "validate")]
+    budget.granted(A, Kind.VALIDATE)
+    assert budget.lease(0, Kind.SAVE)
+
+
 def test_a_right_to_a_save_without_a_connection_goes_back_once_others_wait() -> None:
     wire = _Wire()
     budget = SharedBudget([A], wire, 2)

@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.support import MAIL, TEMPFAIL, Act, House, Journal, Line, ScriptedResponder, refuse, stderr
-from trio_fcgimail.config import LogFormat
-from trio_fcgimail.server import MailReport
+from trio_fcgimail.config import LogFormat, LogSettings
+from trio_fcgimail.server import MailReport, make_log
 
 pytestmark = pytest.mark.trio
 
@@ -331,6 +331,19 @@ async def test_recipients_are_logged_when_the_script_was_asked(
     assert await client.ask(b"RCPT TO:<c@example.com>") == b"550 5.1.1 No such user\r\n"
     # The line of a mail names who passed; nothing else does those who did not.
     assert [entry["level"] for entry in journal.entries("recipient")] == ["debug", "info"]
+
+
+async def test_who_passes_is_in_the_line_of_the_mail_alone_at_level_info(
+    responder: ScriptedResponder, nursery: trio.Nursery, autojump_clock: MockClock, journal: Journal
+) -> None:
+    journal.log = make_log(LogSettings(format=LogFormat.JSON), journal.file)
+    client = await House(nursery, journal, VALIDATE, connect=responder.connect).guest()
+    recipients = [f"first.last.{number:03}@example.com" for number in range(100)]
+    await client.begin(*(one.encode() for one in recipients))
+    assert (await client.ask(MAIL + b".")).startswith(STORED)
+    assert not journal.entries("recipient")
+    (entry,) = journal.entries("mail")
+    assert entry["rcpts"] == ", ".join(recipients)
 
 
 @dataclass(frozen=True)

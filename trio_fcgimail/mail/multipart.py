@@ -12,7 +12,7 @@ BOUNDARY_RANDOM_OCTETS: Final = 24  # with the 15 characters in front 63 octets;
 
 
 def boundary_of(randomness: bytes) -> bytes:
-    """A boundary that no content holds, given that the randomness was drawn once the content was complete.
+    """A boundary that no content holds, given that nobody was shown the randomness before.
 
     Whoever wrote the content could then not know these 192 bits: that n octets hold the boundary by chance has a
     probability below n / 2**192, which for a terabyte is 1 in 10**45. So there is no need to read the content again.

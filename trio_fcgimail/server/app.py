@@ -58,7 +58,7 @@ from trio_fcgimail.smtp import Reply, catalogue
 Way = tuple[Entrance, Sequence[trio.SocketListener]]
 
 _PATIENCE_SECONDS: Final = 0.001  # ours: what the clock of a scheduler tells apart
-_MOST_PATIENCE: Final = 5  # times that: with 16 clients or more, whom chance distributes
+_MOST_PATIENCE: Final = 5  # times that: with 16 clients or more, whom chance spreads
 
 
 class Ending(Enum):
@@ -92,6 +92,7 @@ class Server:
         budget: what FastCGI connections are leased from; likewise.
         tired: called when most of a crowd of clients have left and their memory stays with this process, so that
             another could serve with less of it, and again when more does; must neither block nor raise.
+        has_siblings: other processes accept on the same sockets.
 
     Raises:
         ChainError: a processor is not to be had.
@@ -110,8 +111,10 @@ class Server:
         ledger: Ledger | None = None,
         budget: Budget | None = None,
         tired: Callable[[], None] = lambda: None,
+        has_siblings: bool = False,
     ) -> None:
         self._settings = settings
+        self._has_siblings = has_siblings
         self._events = events or Events()
         self._log = log
         counts = Counts()
@@ -252,12 +255,12 @@ class Server:
             accepting.cancel_scope.cancel()
 
     def _patience_with_others(self) -> float:
-        """How long the other workers may be quicker to accept, in seconds: one with half as many clients is.
+        """How long others may be quicker to accept, in seconds: who has half as many clients is, up to 16 of them.
 
-        All of them are woken by a client, and mostly the same one is the quickest, so that clients who stay would all
-        be with that one.
+        All who listen are woken by a client, and mostly the same one is the quickest, so that clients who stay would
+        all be with that one.
         """
-        if self._settings.workers == 1:
+        if not self._has_siblings:
             return 0
         return min(self._gateway.counts.open_connections.bit_length(), _MOST_PATIENCE) * _PATIENCE_SECONDS
 

@@ -30,6 +30,7 @@ class Chance:
 
     def octets(self, number: int) -> bytes:
         """So many octets, at most 4,096."""
+        assert number <= _DRAWN_OCTETS, "nobody needs more at once"
         end = self._used + number
         if end > len(self._drawn):
             self._drawn = self._source(_DRAWN_OCTETS)

@@ -224,20 +224,25 @@ async def accept_on(
 
     Args:
         serve: called for each, as a task of ``nursery``.
-        patience: for how many seconds those who listen to the same socket may be quicker.
+        patience: for how many seconds those who listen to the same socket may be quicker, unless very many come.
     """
     async with listener:
         plain = socket.socket(fileno=listener.socket.fileno())  # the same one, whose accept() does not wait
         plain.settimeout(0)
+        are_many = False
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener.socket)
-                if (seconds := patience()) > 0:
+                if not are_many and (seconds := patience()) > 0:
                     await trio.sleep(seconds)
+                    if listener.socket.fileno() < 0:  # its number may be another file's by now
+                        raise trio.ClosedResourceError
+                are_many = False
                 try:
                     for _ in range(_ACCEPTS_IN_TURN):
                         sock, _ = plain.accept()
                         nursery.start_soon(serve, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+                    are_many = True  # there is enough for everybody
                 except BlockingIOError:
                     pass  # those were all; or another process was quicker
                 except OSError as exc:

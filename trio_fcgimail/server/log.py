@@ -19,7 +19,12 @@ from trio_fcgimail.server.pool import Trip
 
 MAX_VALUE_CHARACTERS: Final = 2000
 MAX_TRACEBACK_CHARACTERS: Final = 8192
-_LONG_VALUES: Final = {"stderr": MAX_STDERR_OCTETS, "traceback": MAX_TRACEBACK_CHARACTERS}
+MAX_RECIPIENTS_CHARACTERS: Final = 8192  # ours: a hundred of them, who pass, mostly stand in no other line
+_LONG_VALUES: Final = {
+    "stderr": MAX_STDERR_OCTETS,
+    "traceback": MAX_TRACEBACK_CHARACTERS,
+    "rcpts": MAX_RECIPIENTS_CHARACTERS,
+}
 _LEVELS: Final = {LogLevel.DEBUG: 10, LogLevel.INFO: 20, LogLevel.WARNING: 30, LogLevel.ERROR: 40}
 _METHODS: Final = {level.value: number for level, number in _LEVELS.items()}  # structlog has more: all of them errors
 

@@ -150,7 +150,7 @@ class IncomingMessage:
         """The request of the save script, all but the content, which is complete.
 
         Args:
-            randomness: drawn now; see :data:`~trio_fcgimail.mail.BOUNDARY_RANDOM_OCTETS`.
+            randomness: that nobody was shown before; see :data:`~trio_fcgimail.mail.BOUNDARY_RANDOM_OCTETS`.
         """
         fields = save_fields(self.envelope, self.received())
         queue_id = self.envelope.queue_id

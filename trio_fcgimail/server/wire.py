@@ -1,4 +1,4 @@
-"""A stream with deadlines, which asks the scheduler for nothing that the kernel gives at once.
+"""A stream with deadlines, which asks the scheduler for nothing that the kernel takes at once.
 
 Trio's own methods of a socket go through the scheduler at every call, so that no task can keep the others waiting. The
 callers here wait for the other side after each answer anyway, and a wait is what costs most of all.
@@ -99,7 +99,7 @@ def send_at_once(socket: trio.socket.SocketType, data: bytes) -> int:
 
 @final
 class SocketWire:
-    """A wire over a socket: what the kernel takes or has at once costs one system call, and no cancel scope.
+    """A wire over a socket: what the kernel takes at once costs one system call, and no wait costs a cancel scope.
 
     Args:
         stream: of the socket.

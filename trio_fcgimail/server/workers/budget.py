@@ -9,7 +9,7 @@ import trio
 
 from trio_fcgimail.server.pool import Kind
 
-_REST_SECONDS: Final = 0.02  # ours: as long as a connection is kept; a right that nobody uses for that goes to others
+_REST_SECONDS: Final = 0.02  # ours: between two looks; as long as a connection is kept
 
 
 class Asking(Protocol):
@@ -64,7 +64,7 @@ class SharedBudget:
         """Give back the rights to a save that nobody has used since the last look; whether others still wait."""
         scarce = [stock for stock in self._stocks if stock.is_scarce]
         for stock in scarce:
-            self._lower(stock, stock.most_saves)
+            self._lower(stock, max(stock.most_saves, stock.saves_used))
             stock.most_saves = stock.saves_used
         return bool(scarce)
 
@@ -80,7 +80,8 @@ class SharedBudget:
             stock.fresh = max(stock.fresh - 1, 0)
             stock.fresh_saves = min(max(stock.fresh_saves - is_save, 0), stock.fresh)
             return True
-        asked = Kind.SAVE if is_save else Kind.VALIDATE  # which all others are, to the parent
+        # All others are validations to the parent, and so is a save whose right is here, but for the connection.
+        asked = Kind.SAVE if is_save and stock.saves_held <= stock.saves_used else Kind.VALIDATE
         if asked not in stock.asked and not self._is_forsaken:
             stock.asked.add(asked)
             self._parent.ask(stock.upstream, asked)
@@ -116,8 +117,6 @@ class SharedBudget:
         for stock in self._stocks:
             stock.fresh = stock.fresh_saves = 0
             self._give_back(stock)
-            if stock.is_scarce:
-                self._lower(stock, stock.used)
 
     # From the parent
 
@@ -140,7 +139,6 @@ class SharedBudget:
             if is_scarce:
                 self._others_wait.set()
                 self._give_back(stock)
-                self._lower(stock, stock.used)
 
     def forsake(self, share: int) -> None:
         """The parent is gone: mails under way have these connections to each upstream, and what is held already.
@@ -155,10 +153,10 @@ class SharedBudget:
         self._told()
 
     def _lower(self, stock: _Stock, kept: int) -> None:
-        """Give back rights to a save, all but so many and those in use."""
+        """Give back rights to a save, all but so many."""
         if self._is_forsaken:
             return
-        while stock.saves_held - stock.fresh_saves > max(kept, stock.saves_used):
+        while stock.saves_held - stock.fresh_saves > kept:
             stock.saves_held -= 1
             self._parent.lower(stock.upstream)
 
@@ -199,7 +197,7 @@ class _Stock:
         self.upstream = upstream
         self.held = self.saves_held = 0
         self.used = self.saves_used = 0
-        self.most_saves = 0  # used at once, since others began to wait or that was looked at
+        self.most_saves = 0  # used at once since the last look
         self.fresh = self.fresh_saves = 0
         self.asked: set[Kind] = set()
         self.is_scarce = False

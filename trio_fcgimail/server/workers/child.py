@@ -106,7 +106,15 @@ async def _serve(start: Start, channel: Channel) -> int:
     if has_status:
         observers.append(recent)
     relief = Relief(channel, start.rest_seconds, log)
-    server = Server(settings, log=log, observers=observers, ledger=ledger, budget=budget, tired=relief.is_wanted)
+    server = Server(
+        settings,
+        log=log,
+        observers=observers,
+        ledger=ledger,
+        budget=budget,
+        tired=relief.is_wanted,
+        has_siblings=settings.workers > 1,
+    )
     reporter = Reporter(channel, server.samples, recent)
     sockets = [[_inherit(descriptor) for descriptor in descriptors] for descriptors in start.sockets]
     ending = Ending.DRAINED
