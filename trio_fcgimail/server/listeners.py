@@ -62,6 +62,9 @@ _OF_ONE_CONNECTION: Final[frozenset[int]] = frozenset(
     if name in vars(errno)  # not every system knows all of them
 )
 _ACCEPTS_IN_TURN: Final = 4  # ours: few, as other processes may have less to do
+_CROWD_SECONDS: Final = (
+    0.001  # ours: between two turns, for other processes to take theirs; some 2,500 clients a second
+)
 _QUIET_SECONDS: Final = 1.0  # there are ten complaints in that
 
 
@@ -224,7 +227,7 @@ async def accept_on(
 
     Args:
         serve: called for each, as a task of ``nursery``.
-        patience: for how many seconds those who listen to the same socket may be quicker, unless very many come.
+        patience: for how many seconds those who listen to the same socket may be quicker; for less when many come.
     """
     async with listener:
         plain = socket.socket(fileno=listener.socket.fileno())  # the same one, whose accept() does not wait
@@ -233,7 +236,8 @@ async def accept_on(
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener.socket)
-                if not are_many and (seconds := patience()) > 0:
+                seconds = min(patience(), _CROWD_SECONDS) if are_many else patience()
+                if seconds > 0:
                     await trio.sleep(seconds)
                     if listener.socket.fileno() < 0:  # its number may be another file's by now
                         raise trio.ClosedResourceError
@@ -242,7 +246,7 @@ async def accept_on(
                     for _ in range(_ACCEPTS_IN_TURN):
                         sock, _ = plain.accept()
                         nursery.start_soon(serve, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-                    are_many = True  # there is enough for everybody
+                    are_many = True  # enough for everybody; but whoever is first should not have them all
                 except BlockingIOError:
                     pass  # those were all; or another process was quicker
                 except OSError as exc:
