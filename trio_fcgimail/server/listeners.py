@@ -62,9 +62,7 @@ _OF_ONE_CONNECTION: Final[frozenset[int]] = frozenset(
     if name in vars(errno)  # not every system knows all of them
 )
 _ACCEPTS_IN_TURN: Final = 4  # ours: few, as other processes may have less to do
-_CROWD_SECONDS: Final = (
-    0.001  # ours: between two turns, for other processes to take theirs; some 2,500 clients a second
-)
+_CROWD_SECONDS: Final = 0.001  # ours: between two turns, for other processes; still some 2,500 clients a second
 _QUIET_SECONDS: Final = 1.0  # there are ten complaints in that
 
 
