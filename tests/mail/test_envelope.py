@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -87,4 +88,10 @@ def test_sender_is_what_scripts_get(mail_from: Mailbox | None, sender: str) -> N
 
 @given(envelopes())
 def test_addressed_to_others_all_else_is_the_same(mail: Envelope) -> None:
+    assert mail.addressed_to((BOB,), (DsnWish(),)) == replace(mail, recipients=(BOB,), dsn_wishes=(DsnWish(),))
+
+
+def test_addressed_to_others_no_field_is_forgotten() -> None:
+    values: dict[str, Any] = {field.name: field.name for field in fields(Envelope)}  # each of them, and none by default
+    mail = Envelope(**values)
     assert mail.addressed_to((BOB,), (DsnWish(),)) == replace(mail, recipients=(BOB,), dsn_wishes=(DsnWish(),))

@@ -230,21 +230,20 @@ async def accept_on(
     async with listener:
         plain = socket.socket(fileno=listener.socket.fileno())  # the same one, whose accept() does not wait
         plain.settimeout(0)
-        are_many = False
+        longest = math.inf  # to be patient
         try:
             while True:
                 await trio.lowlevel.wait_readable(listener.socket)
-                seconds = min(patience(), _CROWD_SECONDS) if are_many else patience()
-                if seconds > 0:
+                if (seconds := min(patience(), longest)) > 0:
                     await trio.sleep(seconds)
                     if listener.socket.fileno() < 0:  # its number may be another file's by now
                         raise trio.ClosedResourceError
-                are_many = False
+                longest = math.inf
                 try:
                     for _ in range(_ACCEPTS_IN_TURN):
                         sock, _ = plain.accept()
                         nursery.start_soon(serve, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-                    are_many = True  # enough for everybody; but whoever is first should not have them all
+                    longest = _CROWD_SECONDS  # enough for everybody; but whoever is first should not have them all
                 except BlockingIOError:
                     pass  # those were all; or another process was quicker
                 except OSError as exc:

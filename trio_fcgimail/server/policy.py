@@ -15,7 +15,6 @@ from trio_fcgimail.server.entrance import Entrance
 from trio_fcgimail.server.gateway import Gateway
 from trio_fcgimail.smtp import Credentials, Mailbox, Reply, catalogue
 
-_DEBUG: Final = logging.DEBUG  # structlog counts the levels as the standard library does
 _LOG_LINES: Final = {
     Stage.CONNECT: "connection",
     Stage.HELO: "greeting",
@@ -124,9 +123,10 @@ class Policy:
         verdict = await asking
         is_asked = self._chain.validates if stage is Stage.VALIDATE else self._scripts.has(stage)
         is_detail = stage is Stage.VALIDATE and verdict.meaning is Meaning.ACCEPTED  # the line of its mail names it
-        if is_asked and (not is_detail or self._log.is_enabled_for(_DEBUG)):
-            tell = self._log.debug if is_detail else self._log.info
-            tell(
+        level = logging.DEBUG if is_detail else logging.INFO  # structlog's levels are those of the standard library
+        if is_asked and self._log.is_enabled_for(level):
+            self._log.log(
+                level,
                 _LOG_LINES[stage],
                 **facts,
                 verdict=verdict.meaning.value,

@@ -9,7 +9,7 @@ import trio
 
 from trio_fcgimail.server.pool import Kind
 
-_REST_SECONDS: Final = 0.02  # ours: between two looks; as long as a connection is kept
+_LOOK_SECONDS: Final = 0.02  # ours: between two looks; as long as a connection is kept
 
 
 class Asking(Protocol):
@@ -56,15 +56,19 @@ class SharedBudget:
         """Look after what is held while others wait, until cancelled."""
         while True:
             await self._others_wait.wait()
-            await trio.sleep(_REST_SECONDS)
+            await trio.sleep(_LOOK_SECONDS)
             if not self.look():
                 self._others_wait = trio.Event()
 
     def look(self) -> bool:
-        """Give back the rights to a save that nobody has used since the last look; whether others still wait."""
+        """Give back the rights to a save that nobody has used since the last look; whether to look again."""
+        if self._is_forsaken:
+            return False
         scarce = [stock for stock in self._stocks if stock.is_scarce]
         for stock in scarce:
-            self._lower(stock, max(stock.most_saves, stock.saves_used))
+            while stock.saves_held - stock.fresh_saves > stock.most_saves:
+                stock.saves_held -= 1
+                self._parent.lower(stock.upstream)
             stock.most_saves = stock.saves_used
         return bool(scarce)
 
@@ -74,14 +78,15 @@ class SharedBudget:
         """Take the right to one more connection, if there is one; else it is asked for, and ``watch`` tells."""
         stock = self._stocks[upstream]
         is_save = use is Kind.SAVE
-        if stock.held > stock.used and (not is_save or stock.saves_held > stock.saves_used):
+        has_right = not is_save or stock.has_save
+        if stock.held > stock.used and has_right:
             stock.used += 1
             stock.use_saves(is_save)
             stock.fresh = max(stock.fresh - 1, 0)
             stock.fresh_saves = min(max(stock.fresh_saves - is_save, 0), stock.fresh)
             return True
         # All others are validations to the parent, and so is a save whose right is here, but for the connection.
-        asked = Kind.SAVE if is_save and stock.saves_held <= stock.saves_used else Kind.VALIDATE
+        asked = Kind.VALIDATE if has_right else Kind.SAVE
         if asked not in stock.asked and not self._is_forsaken:
             stock.asked.add(asked)
             self._parent.ask(stock.upstream, asked)
@@ -93,7 +98,7 @@ class SharedBudget:
         if old is new:
             return True
         if new is Kind.SAVE:
-            if stock.saves_held <= stock.saves_used:
+            if not stock.has_save:
                 return False
             stock.use_saves(1)
             return True
@@ -152,14 +157,6 @@ class SharedBudget:
             stock.saves_held = max(stock.saves_held, share)
         self._told()
 
-    def _lower(self, stock: _Stock, kept: int) -> None:
-        """Give back rights to a save, all but so many."""
-        if self._is_forsaken:
-            return
-        while stock.saves_held - stock.fresh_saves > kept:
-            stock.saves_held -= 1
-            self._parent.lower(stock.upstream)
-
     def _give_back(self, stock: _Stock) -> None:
         if self._is_forsaken:
             return
@@ -202,6 +199,12 @@ class _Stock:
         self.asked: set[Kind] = set()
         self.is_scarce = False
 
+    @property
+    def has_save(self) -> bool:
+        """Whether there is a right to one more save."""
+        return self.saves_held > self.saves_used
+
     def use_saves(self, more: int) -> None:
+        """Use so many more rights."""
         self.saves_used += more
         self.most_saves = max(self.most_saves, self.saves_used)
